@@ -1,0 +1,94 @@
+"""Batch: what flows from data to models, methods and teachers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORE = -100
+"""Class index of a sample without a label (torch's own ``ignore_index``)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of samples.
+
+    Attributes:
+        inputs: what the student sees: a tensor ``[batch, ...]`` or a mapping of tensors.
+        targets: class indices ``[batch]`` (``IGNORE`` where a sample has no label), multi-hot or
+            real values ``[batch, outputs]`` (NaN where there is no label), or None.
+        index: position of each sample in its data set, ``[batch]`` int64, or None where unknown.
+        teacher_inputs: what the teacher sees where that differs from ``inputs``.
+        changed: bool ``[batch]``: samples that are no longer those of the data set (mixed or
+            generated), whose teacher outputs can therefore not have been cached. None: none is.
+        share: this batch's share of the samples of one optimiser step, in (0, 1].
+        label_share: this batch's share of that step's labelled samples, in [0, 1].
+    """
+
+    inputs: Any
+    targets: Tensor | None = None
+    index: Tensor | None = None
+    teacher_inputs: Any = None
+    changed: Tensor | None = None
+    share: float = 1.0
+    label_share: float = 1.0
+
+    def __len__(self) -> int:
+        return len(first_tensor(self.inputs))
+
+    @property
+    def labelled(self) -> Tensor | None:
+        """Bool ``[batch]``: which samples have a label; None where there are no targets at all."""
+        return None if self.targets is None else has_label(self.targets)
+
+    def replace(self, **changes: Any) -> Batch:
+        """Return a copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on ``device``."""
+        return Batch(
+            inputs=move(self.inputs, device),
+            targets=move(self.targets, device),
+            index=move(self.index, device),
+            teacher_inputs=move(self.teacher_inputs, device),
+            changed=move(self.changed, device),
+            share=self.share,
+            label_share=self.label_share,
+        )
+
+
+def has_label(targets: Tensor) -> Tensor:
+    """Bool ``[batch]``: which targets are labels (not ``IGNORE``, not NaN)."""
+    if targets.is_floating_point():
+        return ~torch.isnan(targets).reshape(len(targets), -1).any(dim=1)
+    return (targets.reshape(len(targets), -1) != IGNORE).any(dim=1)
+
+
+def first_tensor(inputs: Any) -> Tensor:
+    """Return the first tensor found in (nested) inputs."""
+    if isinstance(inputs, Tensor):
+        return inputs
+    values = inputs.values() if isinstance(inputs, Mapping) else inputs
+    for value in values:
+        if isinstance(value, Tensor):
+            return value
+        if isinstance(value, Mapping | list | tuple):
+            return first_tensor(value)
+    raise TypeError(f"no tensor in inputs of type {type(inputs).__name__}")
+
+
+def move(value: Any, device: torch.device | str) -> Any:
+    """Return ``value`` with every tensor in it on ``device``."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, Mapping):
+        return {key: move(item, device) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(move(item, device) for item in value)
+    return value
