@@ -64,9 +64,9 @@ class Batch:
 
 
 def has_label(targets: Tensor) -> Tensor:
-    """Bool ``[batch]``: which targets are labels (not ``IGNORE``, not NaN)."""
+    """Bool ``[batch]``: which samples have any label (an entry that is not ``IGNORE`` or NaN)."""
     if targets.is_floating_point():
-        return ~torch.isnan(targets).reshape(len(targets), -1).any(dim=1)
+        return ~torch.isnan(targets).reshape(len(targets), -1).all(dim=1)
     return (targets.reshape(len(targets), -1) != IGNORE).any(dim=1)
 
 

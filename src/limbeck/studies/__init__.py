@@ -1,0 +1,1 @@
+"""Studies: statistics over seeded runs."""

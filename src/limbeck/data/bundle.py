@@ -1,0 +1,251 @@
+"""DataBundle: everything a run needs to know about its data."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+
+from limbeck.data.augment import Augment
+from limbeck.data.batch import first_tensor
+from limbeck.data.check import canonical_targets, check_inputs, count_outputs, infer_task
+from limbeck.data.datasets import as_samples
+from limbeck.data.normalize import Normalize
+from limbeck.data.samples import ConcatSamples, Samples, digest_of, hash_tensors, targets_of
+from limbeck.data.splits import PARTS, Size, Splits, make_splits, without_labels
+from limbeck.data.steps import Step
+from limbeck.data.view import View
+from limbeck.errors import DataError
+
+
+class Common(TypedDict, total=False):
+    """Options that every data set has; see ``bundle_from`` and ``make_splits``."""
+
+    validation: Size | None
+    num_train: Size | None
+    label_fraction: float | None
+    labels_per_class: int | None
+    seed: int
+    augment: Sequence[Step]
+
+
+COMMON_DEFAULTS: dict[str, Any] = {
+    "validation": None,
+    "num_train": None,
+    "label_fraction": None,
+    "labels_per_class": None,
+    "seed": 0,
+    "augment": (),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class DataBundle:
+    """Data ready for a run: parts, augmentation, statistics and their identity.
+
+    Attributes:
+        name: what ``describe`` calls it.
+        task: "classification", "multilabel" or "regression".
+        num_outputs: classes, or values a sample.
+        class_names: one a class; () where there are none.
+        input_shape: of one sample as the model sees it.
+        splits: views named "train", "validation" and "test".
+        augment_train: from raw inputs to training inputs.
+        augment_eval: from raw inputs to evaluation inputs.
+        normalization: the statistics both use; None: inputs are not normalised.
+        record: which positions went where.
+        superclasses: named coarser labels: int64 ``[num_outputs]``, superclass of each class.
+        feature_names: names of the input columns of tables.
+        extra: further views ("teacher_pairs" of P100).
+        notes: what was decided for the user, said in ``describe``.
+    """
+
+    name: str
+    task: str
+    num_outputs: int
+    class_names: tuple[str, ...]
+    input_shape: tuple[int, ...]
+    splits: dict[str, View]
+    augment_train: Augment
+    augment_eval: Augment
+    normalization: Normalize | None
+    record: Splits
+    superclasses: dict[str, Tensor] = field(default_factory=dict)
+    feature_names: tuple[str, ...] = ()
+    extra: dict[str, View] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        """The same as ``num_outputs``."""
+        return self.num_outputs
+
+    def fingerprint(self) -> str:
+        """Return the sha256 over raw data, targets, task and split positions (computed once)."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256(f"{self.task}|{self.num_outputs}".encode())
+        contents: dict[int, str] = {}
+        for name, view in {**self.splits, **self.extra}.items():
+            key = id(view.samples)
+            if key not in contents:
+                contents[key] = digest_of(view.samples)
+            digest.update(f"|{name}|{contents[key]}|".encode())
+            digest.update(hash_tensors(view.indices, view.targets).encode())
+        return digest.hexdigest()
+
+    def describe(self) -> str:
+        """Return one line: task, classes, input, sizes of the parts, decisions."""
+        kind = "classes" if self.task == "classification" else "outputs"
+        shape = "x".join(str(size) for size in self.input_shape)
+        parts = [f"{self.name}: {self.task}, {self.num_outputs:,} {kind}, input {shape}"]
+        for name, view in self.splits.items():
+            labelled = int(view.labelled.sum())
+            size = f"{name} {len(view):,}"
+            if labelled < len(view):
+                size += f" ({labelled:,} labelled + {len(view) - labelled:,} unlabelled)"
+            parts.append(size)
+        return "; ".join([*parts, *self.notes])
+
+    def with_train(self, view: View, name: str | None = None) -> DataBundle:
+        """Return the bundle with another train view (of teacher pairs, say)."""
+        splits = {**self.splits, "train": view}
+        return dataclasses.replace(self, splits=splits, name=name or self.name)
+
+
+def bundle_from(
+    train: Any,
+    validation: Any = None,
+    test: Any = None,
+    *,
+    unlabelled: Any = None,
+    task: str | None = None,
+    num_classes: int | None = None,
+    class_names: Sequence[str] = (),
+    normalization: Normalize | None = None,
+    augment: Sequence[Step] = (),
+    validation_size: Size | None = None,
+    test_size: Size | None = None,
+    num_train: Size | None = None,
+    label_fraction: float | None = None,
+    labels_per_class: int | None = None,
+    seed: int = 0,
+    test_seed: int | None = None,
+    stratify: bool = True,
+    num_workers: int = 0,
+    splits: Splits | None = None,
+    name: str = "data",
+    **more: Any,
+) -> DataBundle:
+    """Make a DataBundle of a user's own data.
+
+    Args:
+        train: anything ``as_samples`` reads: a data set, a pair (x, y) of tensors or arrays.
+        validation: likewise; None: cut from train (and said so).
+        test: likewise; None: cut from train (and said so).
+        unlabelled: further train samples whose labels, if any, are not used: a transfer set.
+        task: None: guessed from the targets.
+        num_classes: classes or outputs; None: counted in train.
+        class_names: one a class.
+        normalization: statistics of inputs in [0, 1]; None: not normalised.
+        augment: steps of the training augmentation (``Augment``).
+        validation_size: number or share of samples drawn for validation (``make_splits``).
+        test_size: likewise for test.
+        num_train: number or share of the remaining samples to train on.
+        label_fraction: share of the train part that keeps its labels.
+        labels_per_class: labels a class that the train part keeps.
+        seed: seed of the cuts.
+        test_seed: seed of the test cut alone; None: ``seed``.
+        stratify: whether cuts keep class shares.
+        num_workers: processes that fetch data sets ahead.
+        splits: ready-made parts; None: made here.
+        name: for messages.
+        **more: further fields of the bundle (superclasses, feature_names, extra, notes).
+
+    Raises:
+        DataError: empty parts, NaN or infinite inputs, labels out of range or not whole.
+        RecipeError: an unknown task or augmentation.
+    """
+    bases = {"train": as_samples(train, num_workers=num_workers)}
+    for part, data in (("validation", validation), ("test", test)):
+        if data is not None:
+            bases[part] = as_samples(data, num_workers=num_workers)
+    for part, samples in bases.items():
+        check_inputs(samples, part)
+    raw = {part: targets_of(samples) for part, samples in bases.items()}
+    task = task or infer_task(raw["train"])
+    outputs = num_classes or len(class_names) or count_outputs(raw["train"], task)
+    if class_names and len(class_names) != outputs:
+        raise DataError(f"{len(class_names)} class names for {outputs} classes")
+    targets = {part: canonical_targets(raw[part], task, outputs, part) for part in bases}
+    if unlabelled is not None:
+        bases["train"], targets["train"] = _with_transfer_set(
+            bases["train"], targets["train"], as_samples(unlabelled, num_workers=num_workers)
+        )
+    if splits is None:
+        splits = make_splits(
+            targets["train"],
+            validation=validation_size,
+            test=test_size,
+            validation_targets=targets.get("validation"),
+            test_targets=targets.get("test"),
+            num_train=num_train,
+            label_fraction=label_fraction,
+            labels_per_class=labels_per_class,
+            seed=seed,
+            test_seed=test_seed,
+            stratify=stratify,
+        )
+        cut = [part for part in PARTS[1:] if part not in bases]
+        if cut:
+            more["notes"] = (*more.get("notes", ()), f"{' and '.join(cut)} cut from train")
+    views = _views(bases, targets, splits)
+    fixed: list[Step] = []
+    if normalization is not None:
+        fixed.append({"normalize": {"mean": normalization.mean, "std": normalization.std}})
+    augment_eval = Augment(fixed)
+    shown = augment_eval(views["test"].fetch(torch.zeros(1, dtype=torch.int64)).inputs)
+    return DataBundle(
+        name=name,
+        task=task,
+        num_outputs=outputs,
+        class_names=tuple(class_names),
+        input_shape=tuple(first_tensor(shown).shape[1:]),
+        splits=views,
+        augment_train=Augment([*augment, *fixed]),
+        augment_eval=augment_eval,
+        normalization=normalization,
+        record=splits,
+        **more,
+    )
+
+
+def _views(
+    bases: Mapping[str, Samples], targets: Mapping[str, Tensor], splits: Splits
+) -> dict[str, View]:
+    views = {}
+    for part in PARTS:
+        base = splits.base(part)
+        held = targets[base]
+        if part == "train" and len(splits.unlabelled):
+            held = without_labels(held, splits.unlabelled)
+        views[part] = View(bases[base], splits[part], held)
+    return views
+
+
+def _with_transfer_set(
+    train: Samples, targets: Tensor, transfer: Samples
+) -> tuple[Samples, Tensor]:
+    """Return train and transfer set as one set; the transfer set's targets are not labels."""
+    check_inputs(transfer, "unlabelled")
+    blank = without_labels(targets[:1].expand(1, *targets.shape[1:]), torch.tensor([0]))
+    joined = torch.cat([targets, blank.expand(len(transfer), *targets.shape[1:])])
+    return ConcatSamples([train, transfer], joined), joined

@@ -1,0 +1,163 @@
+"""Tables: CSV and Parquet files with a target column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+import torch
+
+from limbeck.data.bundle import Common, DataBundle, bundle_from
+from limbeck.data.registry import register_data
+from limbeck.data.sources.common import common_options
+from limbeck.data.sources.encoding import TableEncoder, read_targets
+from limbeck.data.splits import make_splits
+from limbeck.errors import DataError, RecipeError, unknown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@register_data("table")
+def table(
+    *,
+    path: str,
+    target: str | int,
+    test_path: str | None = None,
+    task: str = "classification",
+    header: bool = True,
+    separator: str | None = None,
+    categorical: str = "onehot",
+    categorical_columns: Sequence[str | int] = (),
+    drop: Sequence[str | int] = (),
+    missing: Sequence[str] = ("?",),
+    strip: str = "",
+    test: float | int = 0.2,
+    **common: Unpack[Common],
+) -> DataBundle:
+    """A table: one row a sample. Everything is fitted on the train part alone.
+
+    Numeric columns are standardised; a missing number becomes the train median, and a column that
+    lacks some in train gets an indicator. Categories are one column each ("onehot") or one
+    number in [0, 1] ("ordinal"); a missing one is a category of its own, an unseen one is no
+    category (zeros, or -1). Samples whose target is missing have no label. Needs pandas.
+
+    Args:
+        path: CSV (.csv, .tsv, also .gz) or Parquet file.
+        target: column of the target: its name, or its number (0 first, -1 last).
+        test_path: a separate test file; None: cut from the file.
+        task: "classification" or "regression".
+        header: whether the first line names the columns (CSV).
+        separator: between values; None: tab for .tsv, else comma.
+        categorical: "onehot" or "ordinal".
+        categorical_columns: columns of numbers that are categories.
+        drop: columns that are not used.
+        missing: words that mean a missing value, beside the empty one and NA.
+        strip: characters taken off both ends of class names (beside spaces).
+        test: number or share of samples for test where there is no test file.
+        **common: options of every data set.
+
+    Raises:
+        DataError: a missing file or column, or a test class that train has not.
+    """
+    if task not in ("classification", "regression"):
+        raise RecipeError(unknown("task", task, ["classification", "regression"]))
+    if categorical not in ("onehot", "ordinal"):
+        raise RecipeError(unknown("categorical", categorical, ["onehot", "ordinal"]))
+    frames = [_read(Path(path), header, separator, missing)]
+    if test_path is not None:
+        frames.append(_read(Path(test_path), header, separator, missing))
+    column = _column(frames[0], target)
+    answers = [read_targets(_answers(frame, column), task, strip) for frame in frames]
+    classes = sorted({name for name in answers[0] if name is not None}, key=_order)
+    targets = [_as_tensor(values, task, classes) for values in answers]
+    options = common_options(common)
+    splits = make_splits(
+        targets[0],
+        validation=options["validation_size"],
+        test=None if test_path else test,
+        test_targets=targets[1] if test_path else None,
+        seed=options.get("seed", 0),
+        num_train=options.get("num_train"),
+        label_fraction=options.get("label_fraction"),
+        labels_per_class=options.get("labels_per_class"),
+    )
+    unused = [column, *(_column(frames[0], name) for name in drop)]
+    inputs = [frame.drop(columns=unused, errors="ignore") for frame in frames]
+    encoder = TableEncoder(categorical, [_column(frames[0], name) for name in categorical_columns])
+    encoder.fit(inputs[0].iloc[splits.train.numpy()])
+    encoded = [encoder.transform(frame) for frame in inputs]
+    return bundle_from(
+        (encoded[0], targets[0]),
+        test=(encoded[1], targets[1]) if test_path else None,
+        task=task,
+        num_classes=len(classes) if task == "classification" else 1,
+        class_names=[str(name) for name in classes] if task == "classification" else (),
+        augment=options.get("augment", ()),
+        splits=splits,
+        feature_names=tuple(encoder.feature_names),
+        notes=() if test_path else ("validation and test cut from the file",),
+        name=Path(path).name,
+    )
+
+
+def _read(path: Path, header: bool, separator: str | None, missing: Sequence[str]) -> pd.DataFrame:
+    import pandas as pd
+
+    path = path.expanduser()
+    if not path.is_file():
+        raise DataError(f"no file {path}: expected a CSV or Parquet table (data.path=)")
+    try:
+        if path.suffix == ".parquet":
+            frame = pd.read_parquet(path)
+        else:
+            tabs = ".tsv" in path.suffixes
+            frame = pd.read_csv(
+                path,
+                sep=separator or ("\t" if tabs else ","),
+                header=0 if header else None,
+                na_values=list(missing),
+                skipinitialspace=True,
+            )
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path} cannot be read as a table: {error}") from error
+    if not len(frame):
+        raise DataError(f"{path} is empty: expected at least one row")
+    frame.columns = [str(name) for name in frame.columns]
+    return frame
+
+
+def _column(frame: pd.DataFrame, name: str | int) -> str:
+    """Return a column's name from its name or number."""
+    names = list(frame.columns)
+    if isinstance(name, int) and not isinstance(name, bool):
+        if not -len(names) <= name < len(names):
+            raise DataError(f"column {name}: the table has {len(names)} columns")
+        return str(names[name])
+    if name not in names:
+        raise DataError(unknown("column", name, names))
+    return name
+
+
+def _answers(frame: pd.DataFrame, column: str) -> pd.Series[Any]:
+    if column not in frame.columns:
+        raise DataError(f"the test table lacks the column {column!r}")
+    return frame[column]
+
+
+def _order(name: Any) -> tuple[bool, Any]:
+    return (isinstance(name, str), name)
+
+
+def _as_tensor(values: Sequence[Any], task: str, classes: Sequence[Any]) -> torch.Tensor:
+    from limbeck.data.batch import IGNORE
+
+    if task == "regression":
+        rows = [float("nan") if value is None else float(value) for value in values]
+        return torch.tensor(rows, dtype=torch.float32)[:, None]
+    numbers = {name: number for number, name in enumerate(classes)}
+    for row, value in enumerate(values):
+        if value is not None and value not in numbers:
+            raise DataError(f"test, sample {row}: class {value!r} does not occur in train")
+    return torch.tensor([IGNORE if value is None else numbers[value] for value in values])

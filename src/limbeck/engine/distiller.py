@@ -1,0 +1,330 @@
+"""The Distiller: one loop that trains, measures, checkpoints and resumes.
+
+Everything random in a step is a function of (seed, step, rank), and the order of the data of
+(seed, epoch); so a position is enough to go on from, bit for bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from limbeck.data import batches, seed_everything_for_step, steps_per_epoch
+from limbeck.data.batch import Batch
+from limbeck.engine.distributed import World, without_sync
+from limbeck.engine.keeping import Keeper
+from limbeck.engine.logbook import Console, Logbook
+from limbeck.engine.measuring import Judge
+from limbeck.engine.optim import learning_rate, make_optimizer, set_learning_rate
+from limbeck.engine.plan import Plan
+from limbeck.engine.progress import Position, stage_at
+from limbeck.engine.run_folder import RunFolder
+from limbeck.engine.setup import Assembly, assemble, fit_runtimes, training_view
+from limbeck.engine.signals import GracefulStop, Interrupted
+from limbeck.errors import NonFiniteError
+from limbeck.methods.base import Stage
+
+if TYPE_CHECKING:
+    from limbeck.data import View
+
+
+class Distiller:
+    """Trains one student by one plan into one run folder.
+
+    Args:
+        plan: what to do, as objects.
+        folder: where the run lives; created already.
+        world: this process among its siblings.
+        console: what a person sees.
+    """
+
+    optimizer: torch.optim.Optimizer
+    wrapped: nn.Module
+
+    def __init__(self, plan: Plan, folder: RunFolder, world: World, console: Console) -> None:
+        self.plan = plan
+        self.train = plan.train
+        self.folder = folder
+        self.world = world
+        self.console = console
+        self.parts: Assembly = assemble(plan, world)
+        self.position = Position()
+        self.view: View = training_view(plan)
+        self.average = self._make_average()
+        self.logbook = Logbook(folder, world, plan.trackers)
+        self.judge = Judge(plan, self.parts, world)
+        self.keeper = Keeper(self)
+        self.rate = 0.0
+        self._stage = -1
+        self._stopping = False
+
+    # The run.
+
+    def start(self) -> None:
+        """Begin anew: methods fit what they fit on training data."""
+        fit_runtimes(self.parts, self.plan.data)
+
+    def fit(self) -> None:
+        """Train from the present position to the last epoch.
+
+        Raises:
+            Interrupted: after SIGINT or SIGTERM, with a checkpoint written.
+            NonFiniteError: a loss became NaN or infinite.
+            StorageError: a checkpoint or the log could not be written.
+        """
+        with GracefulStop() as stop:
+            while self.position.epoch < self.train.epochs:
+                self.enter_stage()
+                self._train_epoch(stop)
+                self._end_epoch()
+
+    def close(self) -> None:
+        """Remove hooks and close files; the student is plain again."""
+        self.parts.close()
+        self.logbook.close()
+
+    # Stages.
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that the present epoch belongs to."""
+        return self.parts.stages[stage_at(self.parts.stages, self.position.epoch)[0]]
+
+    def enter_stage(self) -> None:
+        """At the first epoch of a stage: a fresh optimiser and a fresh wrapper."""
+        index, _ = stage_at(self.parts.stages, self.position.epoch)
+        if index == self._stage:
+            return
+        self._stage = index
+        self.optimizer = make_optimizer(self.train.optimizer, [self.parts.module])
+        find_unused = self.train.find_unused_parameters
+        if find_unused is None:
+            find_unused = not self.stage.gradient_everywhere
+        self.wrapped = self.world.wrap(self.parts.module, find_unused=find_unused)
+        if len(self.parts.stages) > 1:
+            self.console.say(f"stage {self.stage.name}: {self.stage.epochs} epochs")
+
+    # An epoch.
+
+    def _train_epoch(self, stop: GracefulStop) -> None:
+        position, began = self.position, time.perf_counter()
+        self._tell_context(0.0)
+        if position.step_in_epoch == 0:
+            for runtime in self.parts.runtimes:
+                self.view = runtime.examples(self.view, self.parts.ctx)
+        self.parts.module.train()
+        total, first = self._steps_per_epoch(), position.step_in_epoch
+        seen = position.samples
+        for micro_batches in self._batches():
+            self._train_step(micro_batches, position.step_in_epoch / total, 1 / total)
+            position.samples += self._step_size(position.step_in_epoch)
+            position.step_in_epoch += 1
+            position.step += 1
+            rate = (position.samples - seen) / (time.perf_counter() - began)
+            self._after_step(total, rate, stop)
+        if position.step_in_epoch > first:
+            seconds = time.perf_counter() - began
+            self.logbook.write_timing(
+                {
+                    "epoch": position.epoch,
+                    "seconds": seconds,
+                    "samples_per_second": (position.samples - seen) / seconds,
+                }
+            )
+
+    def _after_step(self, total: int, rate: float, stop: GracefulStop) -> None:
+        position = self.position
+        if position.step % self.train.log_every == 0:
+            self._flush()
+        self.console.step(
+            position.epoch + position.step_in_epoch / total, self.logbook.latest, rate
+        )
+        every = self.plan.checkpoints.every_steps
+        inside = position.step_in_epoch < total
+        stopping = self._anyone(stop.asked)
+        if inside and (stopping or (every is not None and position.step % every == 0)):
+            self.keeper.save()
+        if inside and stopping:
+            raise Interrupted(str(self.folder.path))
+        self._stopping = stopping
+
+    def _end_epoch(self) -> None:
+        position, ctx = self.position, self.parts.ctx
+        for runtime in self.parts.runtimes:
+            runtime.synchronize(ctx)
+            runtime.epoch_end(ctx)
+        self.world.align(self.parts.student)
+        for teacher in self.parts.teachers.values():
+            teacher.epoch_end(self.parts.student, ctx)
+        self._flush()
+        self.logbook.write(self._epoch_record())
+        last = position.epoch + 1 == self.train.epochs
+        scores: dict[str, float] = {}
+        if last or (position.epoch + 1) % self.train.evaluate_every == 0:
+            scores = self.keeper.consider(self.judge.validate(self.deployable))
+            self.logbook.write(
+                {
+                    "kind": "eval",
+                    "epoch": position.epoch,
+                    "step": position.step,
+                    "split": "validation",
+                    **scores,
+                }
+            )
+        self.console.epoch(position.epoch, self.logbook.latest, self.judge.headline(scores))
+        position.epoch += 1
+        position.step_in_epoch = 0
+        if last or position.epoch % self.plan.checkpoints.every_epochs == 0 or self._stopping:
+            self.keeper.save()
+        if self._stopping and not last:
+            raise Interrupted(str(self.folder.path))
+
+    def _epoch_record(self) -> dict[str, object]:
+        record: dict[str, object] = {
+            "kind": "epoch",
+            "epoch": self.position.epoch,
+            "step": self.position.step,
+            "samples": self.position.samples,
+            "kept": len(self.view),
+        }
+        for runtime in self.parts.runtimes:
+            record |= {f"{runtime.method.name}/{k}": v for k, v in runtime.report().items()}
+        return record
+
+    # A step.
+
+    def _train_step(self, micro_batches: list[Batch], done: float, length: float) -> None:
+        train, ctx, stage = self.train, self.parts.ctx, self.stage
+        self._tell_context(done)
+        seed_everything_for_step(self.plan.seed, self.position.step, self.world.rank)
+        ctx.generator.manual_seed(torch.initial_seed())
+        self._set_rate(done, length)
+        self.optimizer.zero_grad(set_to_none=True)
+        for index, batch in enumerate(micro_batches):
+            batch = self._receive(batch)
+            with without_sync(self.wrapped, last=index + 1 == len(micro_batches)):
+                with self._autocast():
+                    loss, terms = self.wrapped(batch, stage)
+                self.logbook.add({"loss": loss.detach() / self.world.size, **terms})
+                self._refuse_non_finite(loss, terms)
+                loss.backward()
+        self._shape_gradients(train.clip_norm)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.parts.student)
+        for teacher in self.parts.teachers.values():
+            teacher.step_end(self.parts.student, ctx)
+        self.logbook.step_done()
+
+    def _receive(self, batch: Batch) -> Batch:
+        batch = batch.to(self.world.device)
+        if self.train.channels_last and isinstance(batch.inputs, Tensor) and batch.inputs.ndim == 4:
+            batch = batch.replace(inputs=batch.inputs.to(memory_format=torch.channels_last))
+        for runtime in self.parts.runtimes:
+            batch = runtime.batch(batch, self.parts.ctx)
+        return batch
+
+    def _shape_gradients(self, clip_norm: float | None) -> None:
+        """Add the deltas that methods ask for, then clip."""
+        named = dict(self.parts.student.named_parameters())
+        for runtime in self.parts.runtimes:
+            for name, delta in runtime.gradients(self.parts.ctx).items():
+                grad = named[name].grad
+                scaled = runtime.method.weight * delta
+                named[name].grad = scaled if grad is None else grad + scaled
+        if clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parts.module.parameters(), clip_norm)
+
+    def _set_rate(self, done: float, length: float) -> None:
+        index, start = stage_at(self.parts.stages, self.position.epoch)
+        epochs = self.parts.stages[index].epochs or 1
+        self.rate = learning_rate(
+            self.train.schedule,
+            self.train.optimizer.lr,
+            progress=(self.position.epoch - start + done) / epochs,
+            epochs=epochs,
+            step=length / epochs,
+        )
+        set_learning_rate(self.optimizer, self.rate)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.train.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.world.device.type, dtype=torch.bfloat16)
+
+    def _refuse_non_finite(self, loss: Tensor, terms: dict[str, Tensor]) -> None:
+        """Stop before the weights are spoilt; on a GPU only where the log synchronises anyway."""
+        if self.world.device.type != "cpu" and (self.position.step + 1) % self.train.log_every:
+            return
+        if bool(torch.isfinite(loss)):
+            return
+        guilty = [name for name, value in terms.items() if not bool(torch.isfinite(value))]
+        raise NonFiniteError(
+            f"step {self.position.step} (epoch {self.position.epoch}): the loss is "
+            f"{loss.item()}, from {', '.join(guilty) or 'the sum of the terms'}; last good "
+            f"checkpoint: {self.keeper.last or 'none yet'}. A lower train.optimizer.lr or "
+            "train.clip_norm often helps"
+        )
+
+    # Small things.
+
+    @property
+    def deployable(self) -> nn.Module:
+        """The student that would be kept: the moving average where that is deployed."""
+        if self.train.deploy == "ema" and self.average is not None:
+            return self.average.module
+        return self.parts.student
+
+    def _tell_context(self, done: float) -> None:
+        ctx, position = self.parts.ctx, self.position
+        ctx.epoch, ctx.step, ctx.stage = position.epoch, position.step, self.stage.name
+        ctx.progress = (position.epoch + done) / self.train.epochs
+
+    def _steps_per_epoch(self) -> int:
+        return steps_per_epoch(
+            self.view,
+            self.train.batch_size,
+            world_size=self.world.size,
+            accumulate=self.train.accumulate,
+            drop_last=self.train.drop_last,
+        )
+
+    def _step_size(self, step: int) -> int:
+        return min(self.train.batch_size, len(self.view) - step * self.train.batch_size)
+
+    def _batches(self) -> Iterator[list[Batch]]:
+        return batches(
+            self.view,
+            batch_size=self.train.batch_size,
+            seed=self.plan.seed,
+            epoch=self.position.epoch,
+            augment=self.plan.data.augment_train,
+            rank=self.world.rank,
+            world_size=self.world.size,
+            accumulate=self.train.accumulate,
+            start_step=self.position.step_in_epoch,
+            drop_last=self.train.drop_last,
+            views=self.train.views,
+        )
+
+    def _flush(self) -> None:
+        self.logbook.flush(epoch=self.position.epoch, step=self.position.step, lr=self.rate)
+
+    def _anyone(self, asked: bool) -> bool:
+        """Whether any rank was asked to stop, known to all."""
+        if self.world.size == 1:
+            return asked
+        return bool(self.world.sum(torch.tensor(float(asked), device=self.world.device)) > 0)
+
+    def _make_average(self) -> AveragedModel | None:
+        if self.train.ema is None:
+            return None
+        return AveragedModel(
+            self.parts.student, multi_avg_fn=get_ema_multi_avg_fn(self.train.ema)
+        )

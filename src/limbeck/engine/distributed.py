@@ -1,0 +1,110 @@
+"""One process or several: what the engine asks of ``torch.distributed``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among its siblings.
+
+    Attributes:
+        rank: its number, from 0.
+        size: how many there are.
+        device: where it computes.
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.size > 1:
+            dist.barrier()
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Return the sum of ``tensor`` over all processes; the tensor itself is not changed."""
+        if self.size == 1:
+            return tensor
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    def share(self, value: Any) -> Any:
+        """Return rank 0's plain value on every rank."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def align(self, module: nn.Module) -> None:
+        """Copy rank 0's buffers (batch statistics) to every rank."""
+        if self.size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, src=0)
+
+    def wrap(self, module: nn.Module, *, find_unused: bool) -> nn.Module:
+        """Return the module with its gradients averaged over all processes.
+
+        Buffers stay each rank's own during an epoch (memory banks differ on purpose) and are
+        aligned before evaluation and checkpoints.
+        """
+        if self.size == 1:
+            return module
+        return DistributedDataParallel(
+            module,
+            device_ids=[self.device.index] if self.device.type == "cuda" else None,
+            broadcast_buffers=False,
+            find_unused_parameters=find_unused,
+        )
+
+
+def without_sync(module: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+    """Skip the exchange of gradients for all micro-batches but the last of a step."""
+    if isinstance(module, DistributedDataParallel) and not last:
+        return module.no_sync()
+    return nullcontext()
+
+
+def pick_device() -> torch.device:
+    """Return the device of this process: its GPU where there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+@contextmanager
+def joined_world() -> Iterator[World]:
+    """Join the processes that ``torchrun`` started; a world of one without it.
+
+    The process group is left again at the end where it was joined here.
+    """
+    device = pick_device()
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield World(device=device)
+        return
+    mine = not dist.is_initialized()
+    if mine:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield World(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        if mine:
+            dist.destroy_process_group()

@@ -1,0 +1,58 @@
+"""What the run ran on: recorded, and compared on resume."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import limbeck
+
+_DECIDES_BITS = ("torch", "threads", "world_size", "device", "machine")
+
+
+def environment(world_size: int = 1, device: str = "cpu") -> dict[str, Any]:
+    """Return versions, threads, platform, commit and command of this process."""
+    return {
+        "limbeck": limbeck.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "world_size": world_size,
+        "commit": _commit(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return, in words, what differs of that on which bit-exact resume depends."""
+    return [
+        f"{key} was {before.get(key)}, is {now.get(key)}"
+        for key in _DECIDES_BITS
+        if before.get(key) != now.get(key)
+    ]
+
+
+def _commit() -> str | None:
+    """Commit of the checkout in the working folder, or None outside of one."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None

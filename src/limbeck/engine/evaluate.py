@@ -1,0 +1,157 @@
+"""Measuring a student on a split: quality, calibration, fidelity to the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from limbeck import functional
+from limbeck.data.batch import Batch, has_label
+
+HIGHER_IS_BETTER = {
+    "accuracy": True,
+    "top5": True,
+    "agreement": True,
+    "map": True,
+    "f1": True,
+    "r2": True,
+    "nll": False,
+    "brier": False,
+    "ece": False,
+    "kl_to_teacher": False,
+    "mse": False,
+    "mae": False,
+}
+MAIN_METRIC = {"classification": "accuracy", "multilabel": "map", "regression": "r2"}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What models said about a split.
+
+    Attributes:
+        logits: float32 ``[samples, outputs]``, one tensor for each member (one for one student).
+        targets: the split's targets, or None.
+    """
+
+    logits: tuple[Tensor, ...]
+    targets: Tensor | None
+
+
+@torch.no_grad()
+def collect(
+    ask: Callable[[Batch], Tensor | tuple[Tensor, ...]],
+    batches: Iterable[Batch],
+    device: torch.device,
+    modules: Iterable[nn.Module] = (),
+) -> Answers:
+    """Run a model over batches in evaluation mode and keep what it said.
+
+    Args:
+        ask: gives logits for a batch (several tensors for a cohort).
+        batches: the split, in order.
+        device: where the model lives.
+        modules: modules to hold in evaluation mode meanwhile; their modes are restored.
+    """
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    for part, _ in modes:
+        part.training = False
+    heard: list[tuple[Tensor, ...]] = []
+    targets: list[Tensor] = []
+    try:
+        for batch in batches:
+            said = ask(batch.to(device))
+            voices = said if isinstance(said, tuple) else (said,)
+            heard.append(tuple(voice.detach().float().cpu() for voice in voices))
+            if batch.targets is not None:
+                targets.append(batch.targets.cpu())
+    finally:
+        for part, mode in modes:
+            part.training = mode
+    return Answers(
+        tuple(torch.cat(column) for column in zip(*heard, strict=True)),
+        torch.cat(targets) if targets else None,
+    )
+
+
+def score(
+    kind: str, logits: Tensor, targets: Tensor | None, teacher_logits: Tensor | None = None
+) -> dict[str, float]:
+    """Return all metrics of a task.
+
+    Args:
+        kind: "classification", "multilabel" or "regression".
+        logits: ``[samples, outputs]``.
+        targets: labels; samples without one count for fidelity only. None: fidelity only.
+        teacher_logits: what the teacher says about the same samples, or None.
+    """
+    metrics: dict[str, float] = {}
+    if targets is not None:
+        labelled = has_label(targets)
+        if bool(labelled.any()):
+            metrics |= _SCORES[kind](logits[labelled], targets[labelled])
+    if teacher_logits is not None:
+        metrics |= _fidelity(kind, logits, teacher_logits)
+    return metrics
+
+
+def _classification(logits: Tensor, targets: Tensor) -> dict[str, float]:
+    right = logits.argmax(dim=1) == targets
+    metrics = {"accuracy": right.double().mean().item()}
+    if logits.shape[1] > 5:
+        best = logits.topk(5, dim=1).indices
+        metrics["top5"] = (best == targets[:, None]).any(dim=1).double().mean().item()
+    probabilities = logits.double().softmax(dim=1)
+    return metrics | {
+        "nll": float(functional.negative_log_likelihood(logits, targets)),
+        "brier": float(functional.brier_score(probabilities, targets)),
+        "ece": float(functional.expected_calibration_error(probabilities, targets)),
+    }
+
+
+def _multilabel(logits: Tensor, targets: Tensor) -> dict[str, float]:
+    from torchmetrics.functional.classification import (
+        multilabel_average_precision,
+        multilabel_f1_score,
+    )
+
+    num_labels = logits.shape[1]
+    truth = targets.long()
+    return {
+        "map": float(multilabel_average_precision(logits.sigmoid(), truth, num_labels)),
+        "f1": float(multilabel_f1_score(logits.sigmoid(), truth, num_labels)),
+        "nll": float(functional.binary_cross_entropy(logits, targets)),
+    }
+
+
+def _regression(outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    targets = targets.reshape(outputs.shape)
+    residual = (outputs - targets).double()
+    spread = (targets.double() - targets.double().mean(dim=0)).pow(2).sum()
+    return {
+        "mse": residual.pow(2).mean().item(),
+        "mae": residual.abs().mean().item(),
+        "r2": (1 - residual.pow(2).sum() / spread).item() if spread > 0 else 0.0,
+    }
+
+
+_SCORES = {
+    "classification": _classification,
+    "multilabel": _multilabel,
+    "regression": _regression,
+}
+
+
+def _fidelity(kind: str, logits: Tensor, teacher_logits: Tensor) -> dict[str, float]:
+    if kind == "classification":
+        same = logits.argmax(dim=1) == teacher_logits.argmax(dim=1)
+        kl = functional.kl_divergence(logits.double(), teacher_logits.double())
+    elif kind == "multilabel":
+        same = (logits > 0) == (teacher_logits > 0)
+        kl = functional.kd_multilabel(logits.double(), teacher_logits.double(), temperature=1.0)
+    else:
+        return {"mse_to_teacher": (logits - teacher_logits).double().pow(2).mean().item()}
+    return {"agreement": same.double().mean().item(), "kl_to_teacher": float(kl)}

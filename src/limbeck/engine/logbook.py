@@ -1,0 +1,260 @@
+"""What a run tells: the log of record, trackers, and a person at a terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from limbeck.engine.distributed import World
+from limbeck.engine.run_folder import Log, RunFolder
+from limbeck.errors import RecipeError, unknown
+
+TRACKERS = ("tensorboard", "wandb")
+
+
+class Tracker(Protocol):
+    """Anything that takes scalars by name and step."""
+
+    def add(self, scalars: Mapping[str, float], step: int) -> None:
+        """Record scalars."""
+        ...
+
+    def close(self) -> None:
+        """Flush and close."""
+        ...
+
+
+class TensorBoard:
+    """Scalars as TensorBoard events in the run's folder."""
+
+    def __init__(self, folder: RunFolder, step: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise RecipeError(
+                "trackers: 'tensorboard' is not installed; pip install tensorboard"
+            ) from error
+        self._writer = SummaryWriter(  # type: ignore[no-untyped-call]
+            str(folder.path / "tensorboard"), purge_step=step or None
+        )
+
+    def add(self, scalars: Mapping[str, float], step: int) -> None:
+        """Record scalars."""
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._writer.close()  # type: ignore[no-untyped-call]
+
+
+class WandB:
+    """Scalars to Weights & Biases, under the run's name."""
+
+    def __init__(self, folder: RunFolder, step: int) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise RecipeError("trackers: 'wandb' is not installed; pip install wandb") from error
+        name = folder.path.name
+        self._run = wandb.init(dir=str(folder.path), name=name, id=name, resume="allow")
+
+    def add(self, scalars: Mapping[str, float], step: int) -> None:
+        """Record scalars."""
+        self._run.log(dict(scalars), step=step)
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._run.finish()
+
+
+def make_trackers(names: Iterable[str], folder: RunFolder, step: int) -> list[Tracker]:
+    """Open trackers by name; RecipeError for an unknown or missing one."""
+    table: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": WandB}
+    made: list[Tracker] = []
+    for name in names:
+        if name not in table:
+            raise RecipeError("trackers: " + unknown("tracker", name, table))
+        made.append(table[name](folder, step))  # type: ignore[call-arg]
+    return made
+
+
+class Logbook:
+    """Gathers terms without touching the host, and writes means every few steps.
+
+    Args:
+        folder: the run's folder.
+        world: only rank 0 writes.
+        trackers: names of trackers to feed too.
+        step: where the run stands, for trackers.
+    """
+
+    def __init__(
+        self, folder: RunFolder, world: World, trackers: Iterable[str] = (), step: int = 0
+    ) -> None:
+        self._world = world
+        self._log = Log(folder.metrics) if world.leads else None
+        self._timing = Log(folder.timing) if world.leads else None
+        self._trackers = make_trackers(trackers, folder, step) if world.leads else []
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+        self.latest: dict[str, float] = {}
+
+    def add(self, terms: Mapping[str, Tensor]) -> None:
+        """Add one micro-batch's share of the terms of a step."""
+        for name, value in terms.items():
+            value = value.detach().double()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def step_done(self) -> None:
+        """Count one optimiser step."""
+        self._count += 1
+
+    def flush(self, *, epoch: int, step: int, lr: float) -> None:
+        """Write the mean of the terms since the last line; nothing if no step was done."""
+        if not self._count:
+            return
+        names = sorted(self._sums)
+        if names:
+            stacked = self._world.sum(torch.stack([self._sums[name] for name in names]))
+            means = (stacked / self._count).tolist()
+        else:
+            means = []
+        self.latest = dict(zip(names, means, strict=True))
+        self._sums, self._count = {}, 0
+        self.write({"kind": "train", "epoch": epoch, "step": step, **self.latest, "lr": lr})
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Write one record of the log, and its numbers to the trackers."""
+        if self._log is None:
+            return
+        self._log.write(record)
+        prefix = record["split"] if record["kind"] == "eval" else record["kind"]
+        scalars = {
+            f"{prefix}/{key}": value
+            for key, value in record.items()
+            if isinstance(value, float) and not isinstance(value, bool)
+        }
+        for tracker in self._trackers:
+            tracker.add(scalars, record["step"])
+
+    def write_timing(self, record: Mapping[str, Any]) -> None:
+        """Write wall-clock figures, which are no part of the log of record."""
+        if self._timing is not None:
+            self._timing.write(record)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return what a checkpoint must hold: pending sums, and where the log stands.
+
+        Rank 0 takes over what is pending on all ranks, so that a resumed run adds the same
+        numbers in the same order as one that went on.
+        """
+        for name in sorted(self._sums):
+            total = self._world.sum(self._sums[name])
+            self._sums[name] = total if self._world.leads else torch.zeros_like(total)
+        tensors = {f"log/{name}": value for name, value in self._sums.items()}
+        return tensors, {
+            "count": self._count,
+            "metrics_bytes": self._log.offset() if self._log else 0,
+            "timing_bytes": self._timing.offset() if self._timing else 0,
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Return to where a checkpoint was taken: later lines are dropped."""
+        self._sums = dict(tensors) if self._world.leads else {
+            name: torch.zeros_like(value) for name, value in tensors.items()
+        }
+        self._count = int(state["count"])
+        if self._log and self._timing:
+            self._log.cut(int(state["metrics_bytes"]))
+            self._timing.cut(int(state["timing_bytes"]))
+
+    def restart(self) -> None:
+        """Drop all lines: the run begins anew."""
+        for log in (self._log, self._timing):
+            if log is not None:
+                log.cut(0)
+
+    def close(self) -> None:
+        """Close files and trackers."""
+        for log in (self._log, self._timing):
+            if log is not None:
+                log.close()
+        for tracker in self._trackers:
+            tracker.close()
+
+
+class Console:
+    """Progress for a person: a bar on a terminal, a line an epoch otherwise, or silence.
+
+    Args:
+        epochs: epochs in all.
+        quiet: print nothing.
+        label: what is being trained.
+    """
+
+    def __init__(self, epochs: int, *, quiet: bool = False, label: str = "train") -> None:
+        from rich.console import Console as RichConsole
+
+        self._out = RichConsole(stderr=False, highlight=False)
+        self._quiet = quiet
+        self._epochs = epochs
+        self._label = label
+        self._bar: Any = None
+        self._task: Any = None
+        self._started = time.monotonic()
+        self._drawn = 0.0
+        if not quiet and self._out.is_terminal:
+            self._bar = _make_bar(self._out)
+            self._task = self._bar.add_task(label, total=epochs, terms="", rate="")
+            self._bar.start()
+
+    def step(self, position: float, terms: Mapping[str, float], rate: float) -> None:
+        """Show where the run is: ``position`` in epochs, the terms and samples per second."""
+        if self._bar is None or time.monotonic() - self._drawn < 0.1:
+            return
+        self._drawn = time.monotonic()
+        shown = "  ".join(f"{name} {value:.3g}" for name, value in terms.items())
+        self._bar.update(self._task, completed=position, terms=shown, rate=f"{rate:,.0f}/s")
+
+    def epoch(self, epoch: int, terms: Mapping[str, float], scores: Mapping[str, float]) -> None:
+        """Tell of a finished epoch (plain output only; the bar shows it by itself)."""
+        if self._quiet or self._bar is not None:
+            return
+        done = epoch + 1
+        elapsed = time.monotonic() - self._started
+        left = elapsed / done * (self._epochs - done) if done else 0.0
+        parts = [f"{self._label}: epoch {done}/{self._epochs}"]
+        parts += [f"{name} {value:.4g}" for name, value in terms.items()]
+        parts += [f"validation {name} {value:.4g}" for name, value in scores.items()]
+        parts.append(f"{elapsed:.0f} s, {left:.0f} s left")
+        self.say("  ".join(parts))
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        if not self._quiet:
+            self._out.print(line, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _make_bar(out: Any) -> Any:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("epoch {task.completed:.1f}/{task.total}"),
+        TextColumn("{task.fields[terms]}"),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=out,
+        transient=True,
+    )

@@ -1,0 +1,191 @@
+"""The Judge: measures students and teachers on the splits of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.data import eval_batches
+from limbeck.engine.asking import StudentVoice, members_of
+from limbeck.engine.distributed import World
+from limbeck.engine.evaluate import HIGHER_IS_BETTER, MAIN_METRIC, Answers, collect, score
+from limbeck.engine.plan import Plan
+from limbeck.errors import RecipeError, unknown
+from limbeck.models import count_flops, count_parameters, measure_latency
+from limbeck.teachers.base import Teacher
+from limbeck.teachers.peers import PeersTeacher
+from limbeck.teachers.virtual import VirtualTeacher
+
+if TYPE_CHECKING:
+    from limbeck.engine.setup import Assembly
+
+EVAL_BATCH = 512
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a student did on validation.
+
+    Attributes:
+        value: the metric that decides; None where the split has no labels.
+        higher: whether more is better.
+        member: the member that is meant, in a cohort deployed as its best.
+        scores: all metrics, those of single members as ``member_0/accuracy`` and so on.
+    """
+
+    value: float | None
+    higher: bool
+    member: int
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+class Judge:
+    """Measures on rank 0; verdicts are shared. Fixed teachers answer each split once.
+
+    Args:
+        plan: the run's plan.
+        parts: the run's parts.
+        world: this process among its siblings.
+    """
+
+    def __init__(self, plan: Plan, parts: Assembly, world: World) -> None:
+        self._plan = plan
+        self._teachers = parts.teachers
+        self._world = world
+        self._answers: dict[tuple[str, str], Tensor] = {}
+        self.metric = MAIN_METRIC[plan.data.task]
+        if plan.train.select_by != "auto":
+            if plan.train.select_by not in HIGHER_IS_BETTER:
+                raise RecipeError(
+                    "train.select_by: "
+                    + unknown("metric", plan.train.select_by, HIGHER_IS_BETTER)
+                )
+            self.metric = plan.train.select_by
+
+    def validate(self, student: nn.Module) -> Verdict:
+        """Measure the student, or cohort, on validation."""
+        verdict = self._validate(student) if self._world.leads else None
+        shared: Verdict = self._world.share(verdict)
+        return shared
+
+    def _validate(self, student: nn.Module) -> Verdict:
+        higher = HIGHER_IS_BETTER[self.metric]
+        answers = self.answers(student, "validation")
+        teacher = self.reference("validation")
+        task = self._plan.data.task
+        each = [score(task, logits, answers.targets, teacher) for logits in answers.logits]
+        values = [metrics.get(self.metric) for metrics in each]
+        known = [value for value in values if value is not None]
+        if not known:
+            if self._plan.train.select_by != "auto":
+                raise RecipeError(
+                    f"train.select_by: validation gives no {self.metric!r} here "
+                    f"(it gives: {', '.join(each[0])})"
+                )
+            return Verdict(None, higher, 0, each[0])
+        best = values.index(max(known) if higher else min(known))
+        scores = dict(each[best])
+        if len(each) > 1:
+            for index, metrics in enumerate(each):
+                scores[f"member_{index}/{self.metric}"] = metrics[self.metric]
+            if self._plan.cohort == "ensemble":
+                mean = torch.stack(answers.logits).mean(dim=0)
+                together = score(task, mean, answers.targets, teacher)
+                scores |= together
+                return Verdict(together[self.metric], higher, -1, scores)
+        return Verdict(values[best], higher, best, scores)
+
+    def headline(self, scores: Mapping[str, float]) -> dict[str, float]:
+        """Return the few scores worth a line."""
+        return {name: scores[name] for name in (self.metric, "agreement") if name in scores}
+
+    def answers(self, student: nn.Module, split: str) -> Answers:
+        """Return what a student says about a split, in float32, without touching its modes."""
+        voice = StudentVoice(
+            student, [()] * len(members_of(student)), forward=self._plan.forward
+        )
+        try:
+            return collect(
+                voice.logits, self._batches(split), self._world.device, modules=[student]
+            )
+        finally:
+            voice.close()
+
+    def reference(self, split: str) -> Tensor | None:
+        """Return the logits of the teacher that fidelity is measured against, or None."""
+        for name, teacher in self._teachers.items():
+            if not isinstance(teacher, PeersTeacher | VirtualTeacher):
+                return self.teacher_answers(name, teacher, split)
+        return None
+
+    def teacher_answers(self, name: str, teacher: Teacher, split: str) -> Tensor:
+        """Return a teacher's logits on a split; a fixed teacher is asked once."""
+        key = (name, split)
+        if teacher.changes or key not in self._answers:
+            said = collect(
+                lambda batch: teacher.ask(batch, taps=()).logits,
+                self._batches(split),
+                self._world.device,
+            )
+            self._answers[key] = said.logits[0]
+        return self._answers[key]
+
+    def _batches(self, split: str) -> Any:
+        data = self._plan.data
+        return eval_batches(data.splits[split], EVAL_BATCH, data.augment_eval)
+
+    # At the end of a run.
+
+    def final(self, student: nn.Module) -> tuple[dict[str, dict[str, float]], dict[str, Tensor]]:
+        """Measure the deployed student on validation and, once, on test.
+
+        Returns:
+            metrics by split, and the test predictions (student and teacher logits, targets).
+        """
+        metrics: dict[str, dict[str, float]] = {}
+        predictions: dict[str, Tensor] = {}
+        for split in ("validation", "test"):
+            if not len(self._plan.data.splits[split]):
+                continue
+            answers = self.answers(student, split)
+            logits = answers.logits[0]
+            teacher = self.reference(split)
+            metrics[split] = score(self._plan.data.task, logits, answers.targets, teacher)
+            if split == "test":
+                predictions = {"student_logits": logits}
+                if answers.targets is not None:
+                    predictions["targets"] = answers.targets
+                if teacher is not None:
+                    predictions["teacher_logits"] = teacher
+        return metrics, predictions
+
+    def teacher_summary(self, example: Any) -> dict[str, dict[str, Any]]:
+        """Return, for each teacher that looks at inputs, its cost and its test metrics."""
+        summary: dict[str, dict[str, Any]] = {}
+        test = self._plan.data.splits["test"]
+        for name, teacher in self._teachers.items():
+            if isinstance(teacher, PeersTeacher | VirtualTeacher):
+                continue
+            entry: dict[str, Any] = {"metrics": {}}
+            if len(test):
+                logits = self.teacher_answers(name, teacher, "test")
+                entry["metrics"]["test"] = score(self._plan.data.task, logits, test.targets)
+            if teacher.module is not None:
+                entry |= cost_of(teacher.module, example)
+            summary[name] = entry
+        return summary
+
+
+def cost_of(module: nn.Module, example: Any) -> dict[str, Any]:
+    """Return parameters, FLOPs and latency at batch 1; those that cannot be had are left out."""
+    found: dict[str, Any] = {"parameters": count_parameters(module)}
+    try:
+        found["flops"] = count_flops(module, example)
+        found["latency_ms"] = measure_latency(module, example)
+    except (RuntimeError, TypeError, ValueError):  # a module with a calling convention of its own
+        pass
+    return found

@@ -1,0 +1,220 @@
+"""Running a plan from the first step to the summary, or from where it stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from limbeck.engine.asking import members_of
+from limbeck.engine.distiller import Distiller
+from limbeck.engine.distributed import World, joined_world
+from limbeck.engine.environment import environment
+from limbeck.engine.logbook import Console
+from limbeck.engine.measuring import cost_of
+from limbeck.engine.plan import Plan
+from limbeck.engine.run_folder import RunFolder
+from limbeck.engine.setup import example_batch
+from limbeck.engine.signals import Interrupted
+from limbeck.errors import CheckpointError, LimbeckError
+from limbeck.files import write_bytes, write_json
+from limbeck.models import save_model
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run.
+
+    Attributes:
+        folder: the run's folder.
+        student: the deployed student, a plain module in evaluation mode, on the CPU or its GPU.
+        summary: what summary.json says.
+    """
+
+    folder: RunFolder
+    student: nn.Module
+    summary: Mapping[str, Any]
+
+
+def run_plan(
+    plan: Plan, folder: Path | str, *, resume: bool = False, quiet: bool = False
+) -> Outcome:
+    """Train a student by a plan into a folder.
+
+    Args:
+        plan: what to do.
+        folder: the run's folder; made here unless ``resume``.
+        resume: go on from the newest checkpoint in ``folder``.
+        quiet: print nothing.
+
+    Returns:
+        the finished run; on ranks other than 0 too.
+
+    Raises:
+        LimbeckError: what the user can mend, in one line.
+        Interrupted: after Ctrl-C, with a checkpoint written.
+    """
+    if plan.train.threads is not None:
+        torch.set_num_threads(plan.train.threads)
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(plan.train.deterministic or before)
+    try:
+        with joined_world() as world:
+            return _run_in(world, plan, RunFolder(folder), resume, quiet)
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def _run_in(world: World, plan: Plan, folder: RunFolder, resume: bool, quiet: bool) -> Outcome:
+    if world.leads:
+        if resume:
+            RunFolder.open(folder.path)
+        else:
+            folder.create(plan.recipe, plan.name)
+            write_json(
+                folder.path / "environment.json", environment(world.size, world.device.type)
+            )
+    world.barrier()
+    console = Console(plan.train.epochs, quiet=quiet or not world.leads, label=plan.name)
+    run: Distiller | None = None
+    try:
+        run = Distiller(plan, folder, world, console)
+        if not (resume and _went_on(run)):
+            run.start()
+        run.fit()
+        return _finish(run)
+    except (Interrupted, KeyboardInterrupt):
+        _mark(folder, world, "interrupted", "")
+        raise
+    except LimbeckError as error:
+        _mark(folder, world, "failed", str(error))
+        raise
+    finally:
+        console.close()
+        if run is not None:
+            run.close()
+
+
+def _went_on(run: Distiller) -> bool:
+    """Continue from a checkpoint; False where the run stopped before its first one."""
+    try:
+        notes = run.keeper.restore()
+    except CheckpointError:
+        if any(run.folder.checkpoints.glob("*step-*")):
+            raise
+        run.logbook.restart()
+        return False
+    for note in notes:
+        run.console.say(note)
+    position = run.position
+    run.console.say(
+        f"resumed at epoch {position.epoch + 1}/{run.train.epochs}, step {position.step}"
+    )
+    return True
+
+
+def _mark(folder: RunFolder, world: World, status: str, reason: str) -> None:
+    """Note in the summary how the run ended, where the disk still lets us."""
+    if not world.leads:
+        return
+    try:
+        summary = {**folder.summary, "status": status}
+        summary.pop("format", None)
+        if reason:
+            summary["reason"] = reason
+        folder.write_summary(summary)
+    except LimbeckError:  # a full disk: the error on its way up says so
+        pass
+
+
+def _finish(run: Distiller) -> Outcome:
+    """Deploy the student, measure it once on test, and write the summary."""
+    run.keeper.restore_best()
+    student = _deploy(run)
+    summary: dict[str, Any] = {}
+    if run.world.leads:
+        began = time.perf_counter()
+        summary = _summarise(run, student)
+        run.logbook.write_timing({"final_seconds": time.perf_counter() - began})
+        run.folder.write_summary(summary)
+    run.world.barrier()
+    return Outcome(run.folder, student, run.world.share(summary))
+
+
+def _deploy(run: Distiller) -> nn.Module:
+    """Return the plain student: the chosen member, without hooks or helpers, in eval mode."""
+    run.parts.voice.close()
+    student = run.deployable
+    member = run.keeper.best.member
+    for index, single in enumerate(members_of(student)):
+        for runtime in run.parts.module.member_runtimes(index):
+            if run.parts.ctx.num_members == 1:
+                single = runtime.deploy(single)
+        if run.parts.ctx.num_members == 1:
+            student = single
+    if run.parts.ctx.num_members > 1 and member >= 0:
+        student = members_of(student)[member]
+    return student.eval()
+
+
+def _summarise(run: Distiller, student: nn.Module) -> dict[str, Any]:
+    plan, best = run.plan, run.keeper.best
+    metrics, predictions = run.judge.final(student)
+    for split, scores in metrics.items():
+        run.logbook.write(
+            {
+                "kind": "eval",
+                "epoch": run.position.epoch - 1,
+                "step": run.position.step,
+                "split": split,
+                "final": True,
+                **scores,
+            }
+        )
+    if predictions:
+        contiguous = {name: value.contiguous() for name, value in predictions.items()}
+        write_bytes(run.folder.predictions, save(contiguous))
+    spec = plan.student_spec
+    if isinstance(spec, list | tuple):
+        spec = spec[best.member] if best.member >= 0 else None
+    stats = plan.data.normalization
+    extra = {
+        "class_names": list(plan.data.class_names),
+        "normalisation": None
+        if stats is None
+        else {"mean": list(stats.mean), "std": list(stats.std)},
+    }
+    save_model(student, run.folder.student, spec, extra)
+    example = example_batch(plan, run.world.device).inputs
+    model = (spec or {}).get("model") or type(student).__name__
+    return {
+        "name": plan.name,
+        "status": "done",
+        "deployed": plan.train.deploy,
+        "best_epoch": best.epoch,
+        "best_member": best.member,
+        "metrics": metrics,
+        "student": {"model": model, **cost_of(student, example)},
+        "teachers": run.judge.teacher_summary(example),
+        "method": [method.describe() for method in plan.methods],
+        "task": plan.data.task,
+        "task_weight": run.parts.task_weight,
+        "seed": plan.seed,
+        "steps": run.position.step,
+        "samples_seen": run.position.samples,
+        "seconds": _seconds(run.folder),
+    }
+
+
+def _seconds(folder: RunFolder) -> float:
+    """Seconds spent in training epochs, interruptions left out."""
+    import json
+
+    lines = folder.timing.read_text().splitlines()
+    return sum(float(json.loads(line).get("seconds", 0.0)) for line in lines)

@@ -1,0 +1,278 @@
+"""Putting a plan together: student, teachers, taps and runtimes, checked before the first step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from limbeck.data import seed_everything_for_step
+from limbeck.data.batch import Batch
+from limbeck.engine.asking import StudentVoice, members_of
+from limbeck.engine.distributed import World
+from limbeck.engine.plan import Plan
+from limbeck.engine.step import StepModule, pick_teacher
+from limbeck.errors import MethodError, RecipeError
+from limbeck.methods.base import Method, Runtime, Stage
+from limbeck.methods.compose import default_task_weight
+from limbeck.methods.context import Context
+from limbeck.teachers.base import Teacher
+from limbeck.teachers.peers import PeersTeacher
+
+if TYPE_CHECKING:
+    from limbeck.data import DataBundle, View
+
+SETUP_STEP = -1  # the "step" under whose seed students and adapters are initialised
+
+
+@dataclass
+class Assembly:
+    """The parts of a run, wired.
+
+    Attributes:
+        student: the student, or cohort, on its device.
+        module: the step's loss as one module over student and runtimes.
+        voice: runs the student with all taps.
+        teachers: teachers by name, bound.
+        ctx: the context that seams see.
+        stages: phases of training in order, their epochs filled in.
+        task_weight: weight of the task term.
+    """
+
+    student: nn.Module
+    module: StepModule
+    voice: StudentVoice
+    teachers: Mapping[str, Teacher]
+    ctx: Context
+    stages: tuple[Stage, ...]
+    task_weight: float
+
+    @property
+    def runtimes(self) -> list[Runtime]:
+        """All runtimes, member by member."""
+        return [
+            runtime
+            for member in range(self.ctx.num_members)
+            for runtime in self.module.member_runtimes(member)
+        ]
+
+    def close(self) -> None:
+        """Remove hooks and let the teachers go."""
+        self.voice.close()
+        for teacher in self.teachers.values():
+            teacher.close()
+
+
+def assemble(plan: Plan, world: World) -> Assembly:
+    """Build student, teachers and runtimes from a plan, the same on every rank.
+
+    Raises:
+        LimbeckError: what does not fit, in one line, before anything is trained.
+    """
+    check_methods(plan)
+    seed_everything_for_step(plan.seed, SETUP_STEP, 0)
+    student = plan.make_student().to(world.device)
+    if plan.train.channels_last:
+        student = student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ctx = Context(
+        task=plan.data.task,
+        num_outputs=plan.data.num_outputs,
+        epochs=plan.train.epochs,
+        num_members=len(members_of(student)),
+        seed=plan.seed,
+        rank=world.rank,
+        world_size=world.size,
+        device=world.device,
+        sum=world.sum,
+    )
+    for name, teacher in plan.teachers.items():
+        teacher.name = name
+        teacher.bind(plan.data, world.device)
+    check_student(student, plan, world)
+    runtimes = _prepare(plan, student, ctx)
+    student = _changed_student(student, runtimes)
+    graph = _announce_taps(plan, runtimes)
+    taps = [[tap for runtime in group for tap in runtime.student_taps()] for group in runtimes]
+    voice = StudentVoice(student, taps, forward=plan.forward, compile=plan.train.compile)
+    weight = plan.task_weight
+    weight = default_task_weight(plan.methods) if weight is None else weight
+    module = StepModule(
+        student,
+        runtimes,
+        voice=voice,
+        teachers=plan.teachers,
+        ctx=ctx,
+        task_weight=weight,
+        with_graph=graph,
+    ).to(world.device)
+    stages = plan_stages(plan, [runtime for group in runtimes[:1] for runtime in group])
+    return Assembly(student, module, voice, plan.teachers, ctx, stages, weight)
+
+
+def example_batch(plan: Plan, device: torch.device, size: int = 2) -> Batch:
+    """Return the first few training samples as evaluation would show them."""
+    view = plan.data.splits["train"]
+    raw = view.fetch(torch.arange(min(size, len(view))))
+    assert raw.index is not None
+    return raw.replace(inputs=plan.data.augment_eval(raw.inputs, raw.index)).to(device)
+
+
+def check_methods(plan: Plan) -> None:
+    """Refuse methods that cannot serve this task, teacher or student: what the Cards say."""
+    for method in plan.methods:
+        card = method.card
+        if plan.data.task not in card.tasks:
+            raise MethodError(
+                f"method {method.name}: serves {', '.join(card.tasks)}, not {plan.data.task}"
+            )
+        classes = plan.data.num_outputs
+        if plan.data.task == "classification" and classes < card.min_classes:
+            raise MethodError(
+                f"method {method.name}: needs at least {card.min_classes} classes, "
+                f"the data have {classes}"
+            )
+        if card.max_classes is not None and classes > card.max_classes:
+            raise MethodError(
+                f"method {method.name}: is quadratic in classes, at most {card.max_classes}; "
+                f"the data have {classes}"
+            )
+        if card.double_backward and plan.train.compile:
+            raise RecipeError(
+                f"train.compile: method {method.name} takes second derivatives, "
+                "which compiled modules cannot give; set train.compile=false"
+            )
+        if card.needs_teacher:
+            _check_teacher(method, plan)
+
+
+def _check_teacher(method: Method, plan: Plan) -> None:
+    if not plan.teachers:
+        raise MethodError(f"method {method.name}: needs a teacher, and the recipe names none")
+    name = pick_teacher(plan.teachers, method.teacher)
+    if not plan.teachers[name].can_give(method.card.teacher_access):
+        raise MethodError(
+            f"method {method.name}: asks teacher {name!r} for {method.card.teacher_access}, but "
+            f"it gives {plan.teachers[name].access} only; use a live model as teacher"
+        )
+
+
+def check_student(student: nn.Module, plan: Plan, world: World) -> None:
+    """Run the student once on two samples: the number of outputs must be that of the data."""
+    example = example_batch(plan, world.device)
+    modes = [(part, part.training) for part in student.modules()]
+    student.eval()
+    voice = StudentVoice(student, [()] * len(members_of(student)), forward=plan.forward)
+    try:
+        with torch.no_grad():
+            shapes = [tuple(logits.shape) for logits in voice.logits(example)]
+    finally:
+        voice.close()
+        for part, mode in modes:
+            part.training = mode
+    wanted = (len(example), plan.data.num_outputs)
+    for shape in shapes:
+        if shape != wanted:
+            raise RecipeError(
+                f"student: gives outputs of shape {shape} for {len(example)} samples; the data "
+                f"have {plan.data.num_outputs} classes, so expected {wanted}"
+            )
+
+
+def _prepare(plan: Plan, student: nn.Module, ctx: Context) -> list[list[Runtime]]:
+    """Let every method build its runtime for every member, able to ask models meanwhile."""
+    example = example_batch(plan, ctx.device)
+    groups: list[list[Runtime]] = []
+    for index, member in enumerate(members_of(student)):
+        ctx.member = index
+        voice = StudentVoice(member, [()], forward=plan.forward)
+        ctx.student = voice.ask
+        ctx.example = example
+        modes = [(part, part.training) for part in member.modules()]
+        member.eval()
+        try:
+            with torch.no_grad():
+                groups.append(
+                    [m.prepare(member, plan.teachers, plan.data, ctx) for m in plan.methods]
+                )
+        finally:
+            voice.close()
+            for part, mode in modes:
+                part.training = mode
+    return groups
+
+
+def _changed_student(student: nn.Module, groups: Sequence[Sequence[Runtime]]) -> nn.Module:
+    """Take over a student that a method changed for good; one method at most may do so."""
+    changed = [runtime for group in groups for runtime in group if runtime.student is not None]
+    if not changed:
+        return student
+    if len(changed) > 1 or len(groups) > 1:
+        names = ", ".join(sorted({runtime.method.name for runtime in changed}))
+        raise MethodError(f"method: {names}: only one method may change the student, and no cohort")
+    assert changed[0].student is not None
+    return changed[0].student
+
+
+def _announce_taps(plan: Plan, groups: Sequence[Sequence[Runtime]]) -> frozenset[str]:
+    """Tell each teacher all taps wanted of it; return those whose pass should keep a graph."""
+    wanted: dict[str, list[str]] = {name: [] for name in plan.teachers}
+    graph: dict[str, bool] = {}
+    for runtime in (runtime for group in groups for runtime in group):
+        method = runtime.method
+        if not method.card.needs_teacher:
+            continue
+        name = pick_teacher(plan.teachers, method.teacher)
+        new = [tap for tap in runtime.teacher_taps() if tap not in wanted[name]]
+        wanted[name] += new
+        if method.teacher_gradients:
+            graph[name] = True
+    for name, taps in wanted.items():
+        if not isinstance(plan.teachers[name], PeersTeacher):
+            plan.teachers[name].set_taps(taps)
+    return frozenset(graph)
+
+
+def plan_stages(plan: Plan, runtimes: Sequence[Runtime]) -> tuple[Stage, ...]:
+    """Lay the stages of the one method that has some over the epochs."""
+    asked = [(runtime.method.name, runtime.stages()) for runtime in runtimes if runtime.stages()]
+    if not asked:
+        return (Stage(name="train", epochs=plan.train.epochs),)
+    if len(asked) > 1:
+        names = " and ".join(name for name, _ in asked)
+        raise MethodError(f"method: {names} both train in stages; use one of them")
+    name, stages = asked[0]
+    left = plan.train.epochs - sum(stage.epochs or 0 for stage in stages)
+    open_ended = [stage for stage in stages if stage.epochs is None]
+    if len(open_ended) > 1 or left < len(open_ended):
+        needed = sum(stage.epochs or 1 for stage in stages)
+        raise RecipeError(
+            f"train.epochs: the stages of {name} need at least {needed}, got {plan.train.epochs}"
+        )
+    return tuple(
+        stage if stage.epochs is not None else _with_epochs(stage, left) for stage in stages
+    )
+
+
+def _with_epochs(stage: Stage, epochs: int) -> Stage:
+    return dataclasses.replace(stage, epochs=epochs)
+
+
+def training_view(plan: Plan) -> View:
+    """Return the training samples; without unlabelled ones where no method has a use for them."""
+    view = plan.data.splits["train"]
+    if any(method.card.needs_teacher for method in plan.methods):
+        return view
+    if bool(view.labelled.all()):
+        return view
+    return view.select(view.indices[view.labelled])
+
+
+def fit_runtimes(assembly: Assembly, data: DataBundle) -> None:
+    """Let every runtime fit on training data, under the set-up seed."""
+    for runtime in assembly.runtimes:
+        runtime.fit(data, assembly.ctx)
+

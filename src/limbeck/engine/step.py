@@ -1,0 +1,200 @@
+"""One training step's loss: who says what, and how the terms add up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from limbeck import functional
+from limbeck.data.batch import Batch
+from limbeck.engine.asking import StudentVoice
+from limbeck.errors import TeacherError, unknown
+from limbeck.methods.base import Method, Runtime, Stage
+from limbeck.methods.context import Context
+from limbeck.taps.outputs import Outputs
+from limbeck.teachers.base import Teacher
+from limbeck.teachers.peers import PeersTeacher
+
+def task_loss(kind: str, logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the task term: the mean over the labelled samples; 0 where none is."""
+    if kind == "classification":
+        return functional.cross_entropy(logits, targets)
+    if kind == "multilabel":
+        return functional.binary_cross_entropy(logits, targets)
+    return functional.squared_error(logits, targets)
+
+
+def pick_teacher(teachers: Mapping[str, Teacher], name: str | None) -> str:
+    """Return the name of the teacher meant; None means the only one.
+
+    Raises:
+        TeacherError: there is none, there are several and none was named, or the name is unknown.
+    """
+    if name is None and len(teachers) == 1:
+        return next(iter(teachers))
+    if name is None:
+        names = ", ".join(teachers) or "none"
+        raise TeacherError(f"method.teacher: say which of the teachers is meant ({names})")
+    if name not in teachers:
+        raise TeacherError("method.teacher: " + unknown("teacher", name, teachers))
+    return name
+
+
+class Voices:
+    """What the teachers say about one batch; each is asked at most once a batch."""
+
+    def __init__(
+        self,
+        teachers: Mapping[str, Teacher],
+        batch: Batch,
+        student: Outputs,
+        with_graph: frozenset[str],
+    ) -> None:
+        self._teachers = teachers
+        self._batch = batch
+        self._student = student
+        self._with_graph = with_graph
+        self._heard: dict[str, Outputs] = {}
+
+    def ordinary(self, name: str | None, member: int) -> Outputs:
+        """Return the detached outputs of a teacher for a member of the cohort."""
+        name = pick_teacher(self._teachers, name)
+        teacher = self._teachers[name]
+        if isinstance(teacher, PeersTeacher):
+            return teacher.hear(self._student, member)
+        return self._ask_once(name).detach()
+
+    def again(
+        self,
+        batch: Any,
+        name: str | None = None,
+        *,
+        taps: Sequence[str] = (),
+        require_grad: bool = False,
+    ) -> Outputs:
+        """Ask a teacher on purpose (``ctx.teacher``); saves the pass where one would be repeated."""
+        name = pick_teacher(self._teachers, name)
+        if batch is self._batch and require_grad and name in self._with_graph:
+            return self._ask_once(name)
+        return self._teachers[name].ask(batch, taps=taps, require_grad=require_grad)
+
+    def _ask_once(self, name: str) -> Outputs:
+        if name not in self._heard:
+            self._heard[name] = self._teachers[name].ask(
+                self._batch, require_grad=name in self._with_graph
+            )
+        return self._heard[name]
+
+
+class StepModule(nn.Module):
+    """The student and all runtimes as one module, so that one wrapper synchronises them all.
+
+    Its forward returns the loss of a micro-batch, scaled so that the sum over micro-batches and
+    the mean over ranks is the loss of the whole step: knowledge terms average over samples, the
+    task term over labelled samples.
+
+    Args:
+        student: the student, or a cohort.
+        runtimes: for each member, the runtimes of all methods in order.
+        voice: runs the student on a batch with the taps of all methods.
+        teachers: teachers by name; not part of the module's state.
+        ctx: the context that seams see.
+        task_weight: weight of the task term.
+        with_graph: teachers whose ordinary pass keeps a graph from taps to logits.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        runtimes: Sequence[Sequence[Runtime]],
+        *,
+        voice: StudentVoice,
+        teachers: Mapping[str, Teacher],
+        ctx: Context,
+        task_weight: float,
+        with_graph: frozenset[str] = frozenset(),
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.runtimes = nn.ModuleList(nn.ModuleList(group) for group in runtimes)
+        self._voice = voice
+        self._teachers = teachers
+        self._ctx = ctx
+        self._task_weight = task_weight
+        self._with_graph = with_graph
+
+    def member_runtimes(self, member: int) -> list[Runtime]:
+        """Return the runtimes that serve one member of the cohort."""
+        return cast(list[Runtime], list(cast(nn.ModuleList, self.runtimes[member])))
+
+    def forward(self, batch: Batch, stage: Stage) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the scaled loss and the unweighted terms, detached, for the log."""
+        student = self._voice(batch)
+        voices = Voices(self._teachers, batch, student, self._with_graph)
+        self._ctx.teacher = voices.again
+        members = student.members if self._ctx.num_members > 1 else (student,)
+        total = torch.zeros((), device=student.logits.device)
+        log: dict[str, Tensor] = {}
+        for index, member in enumerate(members):
+            total = total + self._member_loss(index, member, voices, batch, stage, log)
+        scale = self._ctx.world_size
+        return total * scale, {name: value / len(members) for name, value in log.items()}
+
+    def _member_loss(
+        self,
+        index: int,
+        student: Outputs,
+        voices: Voices,
+        batch: Batch,
+        stage: Stage,
+        log: dict[str, Tensor],
+    ) -> Tensor:
+        ctx = self._ctx
+        ctx.member = index
+        ctx.student = _MemberAsk(self._voice, index)
+        runtimes = self.member_runtimes(index)
+        total = student.logits.new_zeros((), dtype=torch.float32)
+        if stage.task and self._task_weight > 0 and batch.targets is not None:
+            value = self._task(student, batch, runtimes)
+            total = total + self._task_weight * batch.label_share * value
+            _add(log, "task", batch.label_share * value)
+        for runtime in runtimes:
+            method = runtime.method
+            if not stage.counts(method.name):
+                continue
+            heard = (
+                voices.ordinary(method.teacher, index) if method.card.needs_teacher else student
+            )
+            for name, value in runtime.losses(student, heard, batch, ctx).items():
+                total = total + method.weight * batch.share * value
+                _add(log, name, batch.share * value)
+        return total
+
+    def _task(self, student: Outputs, batch: Batch, runtimes: Sequence[Runtime]) -> Tensor:
+        for runtime in runtimes:
+            method: Method = runtime.method
+            if method.card.replaces_task:
+                return method.task_loss(student, batch, self._ctx)
+        assert batch.targets is not None
+        return task_loss(self._ctx.task, student.logits, batch.targets)
+
+
+class _MemberAsk:
+    """``ctx.student``: asks the student, or the current member of a cohort."""
+
+    def __init__(self, voice: StudentVoice, member: int) -> None:
+        self._voice = voice
+        self._member = member
+
+    def __call__(
+        self, batch: Any, *, taps: Sequence[str] = (), require_grad: bool = False
+    ) -> Outputs:
+        return self._voice.ask_member(self._member, batch, taps, require_grad)
+
+
+def _add(log: dict[str, Tensor], name: str, value: Tensor) -> None:
+    value = value.detach()
+    log[name] = log[name] + value if name in log else value

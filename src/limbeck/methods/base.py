@@ -1,0 +1,211 @@
+"""Method: what the student should take over, and from which teacher.
+
+A method is two things. The frozen dataclass of its parameters (``KD(temperature=2)``) is what a
+recipe says: hashable, reusable over seeds. The :class:`Runtime` that its ``prepare`` returns is an
+``nn.Module`` whose state dict is all that the method remembers. A plain method writes ``losses``
+on the dataclass and nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, nn
+
+from limbeck.data.batch import Batch
+from limbeck.errors import MethodError
+from limbeck.methods.card import Card
+from limbeck.methods.context import Context
+from limbeck.taps.outputs import Outputs, as_outputs
+
+if TYPE_CHECKING:
+    from limbeck.data import DataBundle, View
+    from limbeck.methods.compose import MethodSum
+
+Terms = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A phase of training within one student.
+
+    Attributes:
+        name: shown in logs; ``ctx.stage`` while it lasts.
+        epochs: its length; None: all epochs that are left.
+        task: whether the task term counts.
+        terms: names of the methods whose terms count; None: all.
+        without: names of methods whose terms do not count.
+        gradient_everywhere: False where part of the student gets no gradient in this stage.
+    """
+
+    name: str
+    epochs: int | None = None
+    task: bool = True
+    terms: tuple[str, ...] | None = None
+    without: tuple[str, ...] = ()
+    gradient_everywhere: bool = True
+
+    def counts(self, method: str) -> bool:
+        """Whether the terms of the method of that name count."""
+        return method not in self.without and (self.terms is None or method in self.terms)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """Base of all methods.
+
+    Args:
+        weight: scales the knowledge terms; the default of a subclass is its paper's.
+        teacher: name of the teacher to ask; None: the only one.
+    """
+
+    weight: float = 1.0
+    teacher: str | None = None
+
+    card: ClassVar[Card]
+    name: ClassVar[str]
+    teacher_gradients: ClassVar[bool] = False
+    """Whether ``losses`` asks its teacher for gradients at the tapped features."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense. Subclasses extend it and call super first."""
+        self.require(self.weight >= 0, "weight", "a number of at least 0")
+
+    def require(self, holds: bool, key: str, expected: str) -> None:
+        """Raise MethodError naming ``key`` and its value unless ``holds``."""
+        if not holds:
+            value = getattr(self, key)
+            raise MethodError(f"method.{key}: expected {expected}, got {value!r} ({self.name})")
+
+    # What the method taps. The engine runs each model once a step with all taps asked for.
+
+    def student_taps(self) -> tuple[str, ...]:
+        """Taps (paths, globs or roles) this method reads from the student."""
+        return ()
+
+    def teacher_taps(self) -> tuple[str, ...]:
+        """Taps this method reads from its teacher."""
+        return ()
+
+    # Seams.
+
+    def prepare(
+        self, student: nn.Module, teachers: Mapping[str, Any], data: DataBundle | None, ctx: Context
+    ) -> Runtime:
+        """Build the structure of the runtime. Called on every start, also on resume: no fitting."""
+        return Runtime(self)
+
+    def losses(self, student: Outputs, teacher: Outputs, batch: Batch, ctx: Context) -> Terms:
+        """Return the knowledge terms, unweighted scalars by name. No task term."""
+        raise NotImplementedError(f"{type(self).__name__} has neither losses nor a runtime")
+
+    def task_loss(self, student: Outputs, batch: Batch, ctx: Context) -> Tensor:
+        """Return the task term; asked only where the Card says ``replaces_task``."""
+        raise NotImplementedError(f"{type(self).__name__} does not replace the task term")
+
+    def __call__(
+        self, student: Any, teacher: Any = None, batch: Any = None, ctx: Context | None = None
+    ) -> Terms:
+        """Use the method in a loop of your own: the weighted knowledge terms.
+
+        Args:
+            student: student logits ``[batch, classes]``, or Outputs.
+            teacher: teacher logits, or Outputs; None where the method needs no teacher.
+            batch: a Batch, or just the targets.
+            ctx: a Context, where the method asks models again.
+        """
+        if isinstance(batch, Tensor) or batch is None:
+            batch = Batch(inputs=as_outputs(student).logits, targets=batch)
+        heard = as_outputs(student) if teacher is None else as_outputs(teacher)
+        terms = self.losses(as_outputs(student), heard.detach(), batch, ctx or Context())
+        return {name: self.weight * value for name, value in terms.items()}
+
+    # Algebra: methods add up, a number scales the knowledge terms.
+
+    def __rmul__(self, factor: float) -> Method:
+        return dataclasses.replace(self, weight=float(factor) * self.weight)
+
+    __mul__ = __rmul__
+
+    def __add__(self, other: Any) -> MethodSum:
+        from limbeck.methods.compose import MethodSum
+
+        return MethodSum((self,)) + other
+
+    def describe(self) -> str:
+        """Return the method as it would be written, parameters and all."""
+        values = ", ".join(
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in dataclasses.fields(self)
+            if field.name != "teacher" or self.teacher is not None
+        )
+        return f"{self.name}({values})"
+
+
+class Runtime(nn.Module):
+    """A method at work: adapters, banks and estimates as parameters and buffers.
+
+    Every seam but ``losses`` has a default that does nothing. Parameters are trained with the
+    student; the state dict is saved in checkpoints and is all that is restored.
+    """
+
+    def __init__(self, method: Method, changed_student: nn.Module | None = None) -> None:
+        """Keep the method, and the student where ``prepare`` changed it for good."""
+        super().__init__()
+        self.method = method
+        # Kept out of this module's parameters: the student is trained and saved as itself.
+        self.__dict__["changed_student"] = changed_student
+
+    @property
+    def student(self) -> nn.Module | None:
+        """The student that the method put in place of the one given, or None."""
+        changed: nn.Module | None = self.__dict__["changed_student"]
+        return changed
+
+    def student_taps(self) -> tuple[str, ...]:
+        """Taps read from the student, resolved where the method left them open."""
+        return self.method.student_taps()
+
+    def teacher_taps(self) -> tuple[str, ...]:
+        """Taps read from the teacher."""
+        return self.method.teacher_taps()
+
+    def fit(self, data: DataBundle, ctx: Context) -> None:
+        """Fit on training data, once, on a fresh start; never on resume."""
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Phases of training; empty: one phase with everything."""
+        return ()
+
+    def examples(self, view: View, ctx: Context) -> View:
+        """Select, replace or repeat the samples of the coming epoch."""
+        return view
+
+    def batch(self, batch: Batch, ctx: Context) -> Batch:
+        """Change the batch of a step."""
+        return batch
+
+    def losses(self, student: Outputs, teacher: Outputs, batch: Batch, ctx: Context) -> Terms:
+        """Return the unweighted knowledge terms of a step."""
+        return self.method.losses(student, teacher, batch, ctx)
+
+    def gradients(self, ctx: Context) -> Mapping[str, Tensor]:
+        """Return deltas to add to the student's gradients, by parameter name."""
+        return {}
+
+    def epoch_end(self, ctx: Context) -> None:
+        """Bring the memory up to date after an epoch, before evaluation."""
+
+    def synchronize(self, ctx: Context) -> None:
+        """Make the state dict the same on every rank. Called before a checkpoint and epoch_end."""
+
+    def report(self) -> Mapping[str, float]:
+        """Numbers worth a line in the log of each epoch."""
+        return {}
+
+    def deploy(self, student: nn.Module) -> nn.Module:
+        """Return the student without what served training only."""
+        return student

@@ -1,0 +1,129 @@
+"""Card: where a method sits in the general model of distillation, and what it needs.
+
+The first group of fields is the general model of Abbasi et al. (arXiv 1912.13179): data
+modification and partition, teachers, students, and the distillation block (knowledge, location,
+transfer). The second group is ours: what the engine must know before the first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Knowledge = Literal[
+    "response", "feature", "relation", "gradient", "explanation", "parameter", "selection", "none"
+]
+Access = Literal[
+    "none", "outputs", "features", "head", "module", "input_gradients", "parameter_gradients"
+]
+TaskKind = Literal["classification", "multilabel", "regression"]
+Contract = Literal[
+    "zero_at_equality",
+    "non_negative",
+    "permutation",
+    "halves",
+    "ignored",
+    "fixed_teacher",
+    "extreme_logits",
+    "many_classes",
+    "one_class",
+    "batch_one",
+    "gradient",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paper:
+    """A citation. ``arxiv`` is the identifier alone, e.g. "1503.02531"; None where there is none."""
+
+    authors: str
+    year: int
+    title: str
+    venue: str = ""
+    arxiv: str | None = None
+
+    def __str__(self) -> str:
+        source = f"arXiv {self.arxiv}" if self.arxiv else self.venue
+        return f"{self.authors} ({self.year}). {self.title}. {source}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Forwards of the teacher and forward-backwards of the student, for each sample seen."""
+
+    teacher_forwards: float = 1.0
+    student_steps: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """The identity card of a method.
+
+    Attributes:
+        title: a short name for tables.
+        paper: where it comes from; None for plain training.
+        equation: the knowledge terms, as one line of text.
+        faithful: how close to the source: "faithful", "faithful in part", "after the abstract".
+        data_modification: how samples are changed before teacher or student sees them.
+        data_partition: which samples go to whom.
+        teachers: how many teachers, in words.
+        merge: how several teachers become one voice.
+        students: "one" or "cohort".
+        knowledge: what is handed over.
+        location: where it is read: "output", "intermediate", "input".
+        transfer: the loss that carries it.
+        supervision: "labels", "labels optional" or "no labels".
+        timing: "offline", "online", "self" or "staged".
+        tasks: (ours) the kinds of task served.
+        task_weight: (ours) weight of the one task term, the paper's own.
+        min_classes: (ours) fewest classes for which the knowledge terms say anything.
+        max_classes: (ours) most classes where the form is not linear in classes; None: no bound.
+        teacher_access: (ours) the most intrusive thing asked of the teacher.
+        needs_index: (ours) whether samples must carry their index.
+        double_backward: (ours) whether gradients of gradients are taken.
+        separable: (ours) whether the loss of a batch is the mean of the losses of its samples.
+        replaces_task: (ours) whether the method redefines supervision and owns the task term.
+        selects: (ours) whether epochs may change length.
+        deploys: (ours) "same": the student as given; "grown": with added parts.
+        cost: (ours) work per sample.
+        exempt: (ours) loss contracts that do not apply, each with its one-line reason.
+    """
+
+    title: str
+    equation: str
+    paper: Paper | None = None
+    faithful: Literal["faithful", "faithful in part", "after the abstract"] = "faithful"
+    data_modification: str = "none"
+    data_partition: str = "all samples to all"
+    teachers: str = "one"
+    merge: str = "none"
+    students: Literal["one", "cohort"] = "one"
+    knowledge: tuple[Knowledge, ...] = ("response",)
+    location: tuple[Literal["output", "intermediate", "input"], ...] = ("output",)
+    transfer: str = ""
+    supervision: Literal["labels", "labels optional", "no labels"] = "labels optional"
+    timing: Literal["offline", "online", "self", "staged"] = "offline"
+    tasks: tuple[TaskKind, ...] = ("classification",)
+    task_weight: float = 1.0
+    min_classes: int = 2
+    max_classes: int | None = None
+    teacher_access: Access = "outputs"
+    needs_index: bool = False
+    double_backward: bool = False
+    separable: bool = True
+    replaces_task: bool = False
+    selects: bool = False
+    deploys: Literal["same", "grown"] = "same"
+    cost: Cost = field(default_factory=Cost)
+    exempt: Mapping[Contract, str] = field(default_factory=dict)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the method asks a teacher anything at all."""
+        return self.teacher_access != "none"
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether the teacher must be a module whose inside can be read."""
+        return self.teacher_access not in ("none", "outputs")

@@ -1,0 +1,207 @@
+"""A network in a folder: ``model.safetensors`` for the weights, ``model.json`` to rebuild it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.errors import ModelError
+from limbeck.files import digest, storage_errors, sync_folder, write_json
+
+FORMAT = 1
+WEIGHTS = "model.safetensors"
+DESCRIPTION = "model.json"
+SPEC_KEYS = ("model", "arguments", "num_classes", "input_shape")
+
+
+def model_spec(
+    name: str, *, num_classes: int, input_shape: Sequence[int], **arguments: Any
+) -> dict[str, Any]:
+    """Return what ``build_model`` needs to make the network again, ready for JSON."""
+    return {
+        "model": name,
+        "arguments": arguments,
+        "num_classes": num_classes,
+        "input_shape": list(input_shape),
+    }
+
+
+def save_model(
+    model: nn.Module,
+    folder: str | os.PathLike[str],
+    spec: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a network to a folder and return the folder.
+
+    Args:
+        model: the network; tied weights are stored once.
+        folder: made where it does not exist; an older network in it is replaced.
+        spec: how to rebuild the network (see ``model_spec``); None for a module of the user's,
+            which then has to be given again to ``load_model``.
+        extra: what else a user of the network needs, such as ``normalisation`` (``{"mean": [...],
+            "std": [...]}``) and ``class_names``; stored beside the spec.
+
+    Each file is written aside, synced and renamed. Raises StorageError where it cannot be written,
+    ModelError where spec or extra cannot be said in JSON.
+    """
+    folder = Path(folder)
+    description = _describe(spec, extra)
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    checksum = _write_weights(model, folder / WEIGHTS)
+    write_json(folder / DESCRIPTION, {**description, "sha256": checksum})
+    return folder
+
+
+def read_spec(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a folder's ``model.json``: ``model``, ``arguments``, ``num_classes``, ``input_shape``
+    (None for a user's module), ``normalisation``, ``class_names`` and what else was saved.
+
+    Raises ModelError where it is missing, damaged, or of another format.
+    """
+    path = Path(folder) / DESCRIPTION
+    if not path.is_file():
+        raise ModelError(
+            f"there is no {DESCRIPTION} in {str(folder)!r}: expected a folder with "
+            f"{DESCRIPTION} and {WEIGHTS}"
+        )
+    try:
+        read: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} is damaged: {error}") from error
+    if not isinstance(read, dict) or "format" not in read:
+        raise ModelError(f"{path} is not a description of a network: it has no 'format'")
+    if read["format"] != FORMAT:
+        raise ModelError(
+            f"{path} has format {read['format']!r}; this version of limbeck reads format {FORMAT}"
+        )
+    for key in SPEC_KEYS:
+        if key not in read:
+            raise ModelError(f"{path} is damaged: the key {key!r} is missing")
+    return read
+
+
+def load_model(
+    folder: str | os.PathLike[str], model: nn.Module | None = None, *, allow_code: bool = False
+) -> nn.Module:
+    """Rebuild a network from its folder, on the CPU, in eval mode.
+
+    Args:
+        folder: what ``save_model`` wrote.
+        model: the module to fill instead of building one; needed where no spec was saved.
+        allow_code: also build from code that is not installed (``py:`` names).
+
+    Raises ModelError where files are missing, damaged, of another format, or do not fit; a given
+    ``model`` is then unchanged.
+    """
+    folder = Path(folder)
+    spec = read_spec(folder)
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise ModelError(f"there is no {WEIGHTS} in {str(folder)!r}")
+    if spec.get("sha256") not in (None, digest(path)):
+        raise ModelError(f"{path} is damaged, or is not the file that {DESCRIPTION} describes")
+    if model is None:
+        model = _rebuild(folder, spec, allow_code)
+    _fill(model, path)
+    return model.eval()
+
+
+def _describe(spec: Mapping[str, Any] | None, extra: Mapping[str, Any] | None) -> dict[str, Any]:
+    taken = {"format", "sha256", *SPEC_KEYS} & set(extra or {})
+    if taken:
+        raise ModelError(f"extra may not contain {', '.join(sorted(taken))}: give it in spec")
+    described = {key: (spec or {}).get(key) for key in SPEC_KEYS}
+    described["arguments"] = described["arguments"] or {}
+    rest = {key: value for key, value in (spec or {}).items() if key not in SPEC_KEYS}
+    both = {"format": FORMAT, **described, **rest, **(extra or {})}
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(both, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"the description of the network cannot be JSON: {error}") from error
+    return plain
+
+
+def _write_weights(model: nn.Module, path: Path) -> str:
+    """Write aside, sync, rename; return the checksum of what was written."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with storage_errors(path):
+        try:
+            _save_weights(model, aside)
+            with aside.open("rb") as file:
+                os.fsync(file.fileno())
+            checksum = digest(aside)
+            aside.replace(path)
+            sync_folder(path.parent)
+        finally:
+            aside.unlink(missing_ok=True)
+    return checksum
+
+
+def _save_weights(model: nn.Module, path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_model as save
+
+    try:
+        save(model, str(path))
+    except SafetensorError as error:
+        # The writer is Rust and hides the system's error number in its message.
+        number = re.search(r"os error (\d+)", str(error))
+        if number:
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        raise ModelError(f"the weights cannot be stored: {error}") from error
+
+
+def _rebuild(folder: Path, spec: Mapping[str, Any], allow_code: bool) -> nn.Module:
+    from limbeck.models.registry import build_model
+
+    if spec["model"] is None:
+        raise ModelError(
+            f"{str(folder)!r} holds the weights of a module that has no name: build it yourself "
+            "and pass load_model(folder, model=...)"
+        )
+    if not isinstance(spec["arguments"], dict):
+        raise ModelError(f"{folder / DESCRIPTION} is damaged: 'arguments' is not a mapping")
+    # Building draws weights that are overwritten at once: leave the caller's generator alone.
+    with torch.random.fork_rng(devices=[]):
+        return build_model(
+            str(spec["model"]),
+            num_classes=spec["num_classes"],
+            input_shape=spec["input_shape"],
+            allow_code=allow_code,
+            **spec["arguments"],
+        )
+
+
+def _fill(model: nn.Module, path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        stored = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is damaged: {error}") from error
+    own: dict[str, Tensor] = model.state_dict()
+    same = {name: (t.data_ptr(), t.shape, t.stride(), t.dtype) for name, t in own.items()}
+    found = {same[name] for name in stored if name in own}
+    for name, tensor in stored.items():
+        if name not in own:
+            raise ModelError(f"{path} has weights {name!r}, which this network does not have")
+        if tensor.shape != own[name].shape:
+            raise ModelError(
+                f"{path}: weights {name!r} have shape {tuple(tensor.shape)}, this network needs "
+                f"{tuple(own[name].shape)}"
+            )
+    for name in own:
+        counter = name.endswith("num_batches_tracked")  # absent in old files; torch fills it in
+        if name not in stored and not counter and same[name] not in found:
+            raise ModelError(f"{path} has no weights for {name!r} of this network")
+    model.load_state_dict(stored, strict=False)

@@ -1,0 +1,308 @@
+"""Validators of the schema's fields. Each raises one mistake, at the key where it stands."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
+
+from limbeck.errors import LimbeckError, RecipeError, nearest, unknown
+from limbeck.methods.base import Method
+from limbeck.methods.registry import all_methods
+from limbeck.recipe import arguments as open_arguments
+from limbeck.recipe.messages import expected, mistake, unknown_key
+from limbeck.recipe.plain import show
+
+T = TypeVar("T")
+
+TEACHER_KINDS = (
+    "model",
+    "run",
+    "train",
+    "ensemble",
+    "calibrated",
+    "virtual",
+    "snapshot",
+    "sklearn",
+)
+_MODEL_TEACHER_KEYS = ("model", "weights", "normalize")
+_adapters: dict[type[Method], TypeAdapter[Method]] = {}
+
+
+# Ranges. RecipeError's "key: expected …" is given the full key by ``messages``.
+
+
+def _require(holds: bool, key: str, value: Any, what: str) -> None:
+    if not holds:
+        raise RecipeError(f"{key}: expected {what}, got {show(value)}")
+
+
+def at_least(bound: float, key: str, value: float | None) -> None:
+    """Refuse a number below ``bound``; None passes."""
+    _require(value is None or value >= bound, key, value, f"a number of at least {bound}")
+
+
+def between(low: float, high: float, key: str, value: float) -> None:
+    """Refuse a number outside of the open interval."""
+    _require(low < value < high, key, value, f"a number in ({low}, {high})")
+
+
+def seed(key: str, value: int) -> None:
+    """Refuse what torch cannot take as a seed."""
+    _require(0 <= value < 2**63, key, value, "a whole number from 0 to 2**63 - 1")
+
+
+def channel_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Refuse statistics of differing lengths, or a deviation that is not above 0."""
+    _require(len(mean) > 0, "mean", list(mean), "one number for each channel")
+    _require(len(std) == len(mean), "std", list(std), f"{len(mean)} numbers, as in mean")
+    _require(min(std) > 0, "std", list(std), "numbers above 0")
+
+
+def ensemble_weights(num_members: int, weights: Sequence[float] | None) -> None:
+    """Refuse weights that do not fit the members."""
+    if weights is None:
+        return
+    what = f"{num_members} numbers, one for each teacher"
+    _require(len(weights) == num_members, "weights", list(weights), what)
+    good = min(weights) >= 0 and sum(weights) > 0
+    _require(good, "weights", list(weights), "numbers of at least 0, not all 0")
+
+
+# Single values.
+
+
+def freeze(value: Any) -> Any:
+    """Turn lists into tuples, at every depth.
+
+    Strict validation wants tuples for tuples once a validator of ours has looked at a value; only
+    what comes straight from JSON may be a list.
+    """
+    if isinstance(value, list | tuple):
+        return tuple(freeze(item) for item in value)
+    if isinstance(value, Mapping):
+        return {key: freeze(item) for key, item in value.items()}
+    return value
+
+
+def not_empty(value: tuple[T, ...]) -> tuple[T, ...]:
+    """Refuse an empty list."""
+    if not value:
+        raise expected("at least one entry", [])
+    return value
+
+
+def version(value: int) -> int:
+    """Refuse recipe formats that this Limbeck does not know."""
+    if value != 1:
+        newer = "; the recipe is newer than this Limbeck: upgrade it" if value > 1 else ""
+        raise mistake(f"expected 1, got {value}{newer}", value)
+    return value
+
+
+def run_name(value: str) -> str:
+    """Refuse names that could not be a folder's."""
+    if not re.fullmatch(r"\w[\w.+ -]{0,99}", value):
+        raise expected("letters, digits, '.', '_', '+', '-' or spaces, at most 100", value)
+    return value
+
+
+def teacher_name(value: str) -> str:
+    """Refuse names of teachers that could not be written in a dotted key."""
+    if not re.fullmatch(r"[^\W\d][\w-]{0,49}", value):
+        raise expected("a name of letters, digits, '_' and '-', beginning with a letter", value)
+    return value
+
+
+def temperature(value: Any) -> float | str:
+    """Read a temperature: a number above 0, or how to fit one."""
+    choices = ("auto-nll", "auto-ace")
+    if isinstance(value, str) and value in choices:
+        return value
+    if isinstance(value, str):
+        raise mistake(unknown("temperature", value, [*choices, "a number above 0"]), value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        raise expected("a number above 0, 'auto-nll' or 'auto-ace'", value)
+    return float(value)
+
+
+def one_way_to_name_teachers(teacher: Any, teachers: Mapping[str, Any]) -> None:
+    """Refuse ``teacher`` beside ``teachers``."""
+    if teacher is not None and teachers:
+        raise RecipeError("teachers: expected either teacher or teachers, got both")
+
+
+# Which member of a union a value is.
+
+
+def teacher_kind(value: Any) -> str:
+    """Return the tag of a teacher's form; ``teacher_form`` has looked at it before."""
+    return "<peers>" if isinstance(value, str) else f"<{_kinds_in(value)[0]}>"
+
+
+def _kinds_in(value: Mapping[str, Any]) -> list[str]:
+    return [kind for kind in TEACHER_KINDS if kind in value]
+
+
+def teacher_form(value: Any) -> Any:
+    """Refuse what is no form of teacher at all, or two at once."""
+    if isinstance(value, str):
+        if value != "peers":
+            near = nearest(value, ["peers"])
+            hint = "did you mean 'peers'?" if near else f"write {{model: {value}, weights: …}}"
+            raise mistake(f"expected a mapping or 'peers', got {show(value)}: {hint}", value)
+        return value
+    forms = f"a mapping with one of {', '.join(TEACHER_KINDS)}; or peers"
+    if not isinstance(value, Mapping) or not value:
+        raise expected(forms, value)
+    kinds = _kinds_in(value)
+    if not kinds:
+        first = next(iter(value))
+        raise unknown_key(first, TEACHER_KINDS, value[first])
+    if len(kinds) > 1:
+        raise mistake(f"expected one kind of teacher, got {' and '.join(kinds)}", value)
+    return freeze(value)
+
+
+def student_form(value: Any) -> Any:
+    """Refuse what is no form of student at all."""
+    if not isinstance(value, str | Mapping | list | tuple):
+        raise expected("a model's name, a mapping with 'model', or a list of these", value)
+    return freeze(value)
+
+
+def student_kind(value: Any) -> str:
+    """Return the tag of a student's form."""
+    if isinstance(value, Mapping) and "models" in value:
+        return "<cohort>"
+    return "<several>" if isinstance(value, tuple) else "<one>"
+
+
+def method_form(value: Any) -> Any:
+    """Refuse what is no form of method at all."""
+    if not isinstance(value, str | Mapping | list | tuple):
+        raise expected("a method's name, a mapping with 'name', or a list of these", value)
+    return freeze(value)
+
+
+def method_kind(value: Any) -> str:
+    """Return the tag of a method's form."""
+    return "<several>" if isinstance(value, tuple) else "<one>"
+
+
+# Mappings with open arguments.
+
+
+def model_arguments(value: Any) -> Any:
+    """Read a network: a name, or a mapping with the network's own arguments beside it."""
+    return _model(value, ("model",), ("model", "models", "deploy"))
+
+
+def teacher_arguments(value: Any) -> Any:
+    """Read a teacher's network."""
+    gathered = _model(value, _MODEL_TEACHER_KEYS, _MODEL_TEACHER_KEYS)
+    model = gathered.get("model")
+    if isinstance(model, str) and gathered.get("weights") is None:
+        from limbeck.models import model_names
+
+        if model in model_names():
+            raise mistake(
+                f"missing: {model} would have learned nothing; give a safetensors file, a "
+                "{train: recipe}, or weights: random if that is what you want",
+                loc=("weights",),
+            )
+    return gathered
+
+
+def _model(value: Any, known: Sequence[str], choices: Sequence[str]) -> Any:
+    if isinstance(value, str):
+        value = {"model": value}
+    if not isinstance(value, Mapping):
+        raise expected("a model's name or a mapping with 'model'", value)
+    gathered = open_arguments.gather(value, known)
+    _no_typo_of("model", gathered, choices)
+    if isinstance(gathered.get("model"), str):
+        defaults = open_arguments.model_defaults(gathered["model"])
+        if defaults is not None:
+            open_arguments.check_arguments(gathered["arguments"], defaults, known)
+            gathered["arguments"] = open_arguments.with_defaults(gathered["arguments"], defaults)
+    return gathered
+
+
+def data_arguments(value: Any) -> Any:
+    """Read data: a source's name, or a mapping with the source's options beside it."""
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, Mapping):
+        raise expected("a data source's name or a mapping with 'name'", value)
+    gathered = open_arguments.gather(value, ("name",))
+    _no_typo_of("name", gathered, ("name",))
+    if isinstance(gathered.get("name"), str):
+        defaults = open_arguments.data_defaults(gathered["name"])
+        if defaults is not None:
+            open_arguments.check_arguments(gathered["arguments"], defaults, ("name",))
+            gathered["arguments"] = open_arguments.with_defaults(gathered["arguments"], defaults)
+    return gathered
+
+
+def sklearn_arguments(value: Any) -> Any:
+    """Read an estimator: a class's name, or a mapping with its arguments beside it."""
+    if isinstance(value, str):
+        value = {"estimator": value}
+    if not isinstance(value, Mapping):
+        raise expected("an estimator's name or a mapping with 'estimator'", value)
+    gathered = open_arguments.gather(value, ("estimator",))
+    _no_typo_of("estimator", gathered, ("estimator",))
+    if isinstance(gathered.get("estimator"), str):
+        defaults = open_arguments.estimator_defaults(gathered["estimator"])
+        open_arguments.check_arguments(gathered["arguments"], defaults, ("estimator",))
+    return gathered
+
+
+def _no_typo_of(key: str, gathered: Mapping[str, Any], choices: Sequence[str]) -> None:
+    """Where ``key`` is missing and an argument looks like it, say so."""
+    if key in gathered:
+        return
+    for name, item in gathered["arguments"].items():
+        if nearest(name, choices) is not None:
+            raise unknown_key(name, choices, item)
+
+
+# Methods.
+
+
+def method(value: Any) -> Method:
+    """Read a method: its name, or a mapping of its name and parameters."""
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, Mapping):
+        raise expected("a method's name or a mapping with 'name'", value)
+    if "name" not in value:
+        for key, item in value.items():
+            if nearest(key, ["name"]):
+                raise unknown_key(key, ["name"], item)
+        raise mistake("missing: the method's name", loc=("name",))
+    name = value["name"]
+    if not isinstance(name, str):
+        raise expected("text", name, ("name",))
+    if name not in all_methods():
+        raise mistake(unknown("method", name, all_methods()), name, ("name",))
+    kind = all_methods()[name]
+    given = {key: item for key, item in value.items() if key != "name"}
+    parameters = open_arguments.method_defaults(kind)
+    for key, item in given.items():
+        if key not in parameters:
+            raise unknown_key(key, ["name", *parameters], item)
+    return _build_method(kind, given)
+
+
+def _build_method(kind: type[Method], given: Mapping[str, Any]) -> Method:
+    if kind not in _adapters:
+        _adapters[kind] = TypeAdapter(kind)
+    try:
+        return _adapters[kind].validate_json(json.dumps(given), strict=True)
+    except LimbeckError as error:  # pydantic passes on what is no ValueError
+        raise mistake(str(error), given) from None

@@ -1,0 +1,198 @@
+"""Mistakes in a recipe, each said in one line: dotted key, value, what was expected, nearest key."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, get_args, get_origin
+
+from pydantic import Tag, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from limbeck.errors import LimbeckError, unknown
+from limbeck.recipe.plain import join_key, show
+
+_OWN = "limbeck"
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a smaller whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a mapping (key: value)",
+    "mapping_type": "a mapping (key: value)",
+    "dataclass_type": "a mapping (key: value)",
+    "dataclass_exact_type": "a mapping (key: value)",
+    "none_required": "null",
+}
+
+
+def mistake(message: str, value: Any = None, loc: Sequence[str | int] = ()) -> ValidationError:
+    """Return an error for a validator to raise; ``loc`` is where, below the validated value."""
+    kind = PydanticCustomError(_OWN, "{line}", {"line": message})
+    details = InitErrorDetails(type=kind, loc=tuple(loc), input=value)
+    return ValidationError.from_exception_data("recipe", [details])
+
+
+def unknown_key(name: str, choices: Iterable[str], value: Any = None) -> ValidationError:
+    """Return the error for a key that is not among ``choices``."""
+    return mistake(unknown("key", name, choices), value, (name,))
+
+
+def expected(what: str, value: Any, loc: Sequence[str | int] = ()) -> ValidationError:
+    """Return the error "expected <what>, got <value>"."""
+    return mistake(f"expected {what}, got {show(value)}{_hint(what, value)}", value, loc)
+
+
+def mistakes_in(error: ValidationError, root: type) -> list[tuple[str, str]]:
+    """Return (dotted key, message) for every mistake, unknown keys first, then as in the schema.
+
+    Args:
+        error: what pydantic found.
+        root: the dataclass that was validated, for the names of known keys.
+    """
+    found = [_one(details, root) for details in error.errors(include_url=False)]
+    order = sorted(range(len(found)), key=lambda i: (not _is_unknown(found[i][1]), i))
+    return [found[i] for i in order]
+
+
+def summarise(mistakes: Sequence[tuple[str, str]]) -> str:
+    """Return one line: the first mistake, and the keys of the others."""
+    key, message = mistakes[0]
+    line = f"{key}: {message}" if key else message
+    if len(mistakes) > 1:
+        others = ", ".join(dict.fromkeys(key for key, _ in mistakes[1:4]))
+        more = ", …" if len(mistakes) > 4 else ""
+        line += f" (and {len(mistakes) - 1} more: {others}{more})"
+    return line
+
+
+def _is_unknown(message: str) -> bool:
+    return message.startswith("unknown key")
+
+
+def _one(details: Mapping[str, Any], root: type) -> tuple[str, str]:
+    loc: tuple[str | int, ...] = details["loc"]
+    parts = [part for part in loc if not (isinstance(part, str) and part[:1] in ("<", "["))]
+    key = ""
+    for part in parts:
+        key = join_key(key, part)
+    kind, value, context = details["type"], details.get("input"), details.get("ctx", {})
+    if kind == _OWN:
+        return key, context["line"]
+    if kind == "unexpected_keyword_argument":
+        return key, _unknown_key(key, str(parts[-1]), _type_at(root, loc[:-1]))
+    if kind == "missing":
+        return key, "missing"
+    if kind in ("too_long", "too_short"):
+        most = kind == "too_long"
+        bound = context["max_length" if most else "min_length"]
+        what = f"at {'most' if most else 'least'} {bound} entries"
+        return key, f"expected {what}, got {show(value)}"
+    if kind == "literal_error":
+        return key, _literal(context["expected"], value)
+    if kind == "value_error" and isinstance(context.get("error"), LimbeckError):
+        return _from_range_check(key, str(context["error"]))
+    if kind in _EXPECTED:
+        what = _EXPECTED[kind]
+        return key, f"expected {what}, got {show(value)}{_hint(what, value)}"
+    text = details["msg"].removeprefix("Value error, ")
+    return key, f"{' '.join(text.split())}, got {show(value)}"
+
+
+def _literal(choices_text: str, value: Any) -> str:
+    choices = re.findall(r"'([^']*)'", choices_text)
+    if isinstance(value, str) and choices:
+        return unknown("choice", value, choices)
+    return f"expected {choices_text}, got {show(value)}"
+
+
+def _from_range_check(key: str, message: str) -> tuple[str, str]:
+    """Give a range check's line ("train.optimizer.lr: expected …") the key where it stands."""
+    match = re.match(r"^[\w.]*?(\w+): (expected .*)$", message, re.DOTALL)
+    if match is None:
+        return key, message
+    return join_key(key, match[1]), match[2]
+
+
+def _hint(what: str, value: Any) -> str:
+    if "number" in what and isinstance(value, str):
+        try:
+            float(value)
+        except ValueError:
+            return ""
+        return " (this is text: remove the quotes)"
+    return ""
+
+
+def _unknown_key(key: str, name: str, kind: Any) -> str:
+    """Say that ``kind`` has no key ``name``, and where there is one of this name."""
+    holder = key.rpartition(".")[0]
+    for field in _fields(kind):
+        inner = _plain_type(typing.get_type_hints(kind, include_extras=True)[field])
+        if name in _fields(inner):
+            return f"unknown key {name!r}: did you mean {join_key(holder, field)}.{name}?"
+    return unknown("key", name, _fields(kind))
+
+
+def _fields(kind: Any) -> list[str]:
+    """Names of the keys of a dataclass; none of another type."""
+    if not dataclasses.is_dataclass(kind):
+        return []
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def _type_at(kind: Any, loc: Sequence[str | int]) -> Any:
+    """Return what the schema expects at ``loc``."""
+    for part in loc:
+        kind = _step(kind, part)
+    return _plain_type(kind)
+
+
+def _step(kind: Any, part: str | int) -> Any:
+    if isinstance(part, str) and part.startswith("<"):
+        return _tagged(kind, part)
+    kind = _plain_type(kind)
+    if dataclasses.is_dataclass(kind):
+        assert isinstance(kind, type)
+        return typing.get_type_hints(kind, include_extras=True).get(str(part))
+    arguments = get_args(kind)
+    if not arguments:
+        return None
+    origin = get_origin(kind)
+    is_mapping = isinstance(origin, type) and issubclass(origin, Mapping)
+    return arguments[1] if is_mapping else arguments[0]
+
+
+def _plain_type(kind: Any) -> Any:
+    """Take ``Annotated`` and ``| None`` off a type."""
+    while True:
+        if get_origin(kind) is Annotated:
+            kind = get_args(kind)[0]
+        elif get_origin(kind) in (typing.Union, types.UnionType):
+            kind = next(option for option in get_args(kind) if option is not type(None))
+        else:
+            return kind
+
+
+def _tagged(kind: Any, tag: str) -> Any:
+    """Return the member of a (possibly annotated, optional) union that carries ``tag``."""
+    if get_origin(kind) is Annotated:
+        inner, *extras = get_args(kind)
+        if any(isinstance(extra, Tag) and extra.tag == tag for extra in extras):
+            return inner
+        return _tagged(inner, tag)
+    if get_origin(kind) in (typing.Union, types.UnionType):
+        found = (_tagged(option, tag) for option in get_args(kind))
+        return next((option for option in found if option is not None), None)
+    return None

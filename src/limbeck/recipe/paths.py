@@ -1,0 +1,81 @@
+"""Paths in recipes: which values are paths, and where relative ones start from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from limbeck.recipe.arguments import is_path
+
+DATA_PATHS = ("folder", "path", "file", "root", "train", "validation_file", "test", "test_file")
+"""Options of data sources that are paths where they are text."""
+
+
+def resolve_paths(document: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return plain data with every relative path made absolute.
+
+    Args:
+        document: a recipe, not validated yet; what is malformed is left as it is.
+        folder: where relative paths start from.
+    """
+    found = dict(document)
+    if isinstance(found.get("output"), str):
+        found["output"] = absolute(found["output"], folder)
+    if isinstance(found.get("data"), dict):
+        found["data"] = {
+            key: absolute(value, folder) if key in DATA_PATHS and isinstance(value, str) else value
+            for key, value in found["data"].items()
+        }
+    if "student" in found:
+        found["student"] = _student(found["student"], folder)
+    if "teacher" in found:
+        found["teacher"] = _teacher(found["teacher"], folder)
+    if isinstance(found.get("teachers"), dict):
+        found["teachers"] = {
+            name: _teacher(teacher, folder) for name, teacher in found["teachers"].items()
+        }
+    return found
+
+
+def absolute(path: str, folder: Path) -> str:
+    """Return ``path`` as text, started from ``folder`` where it is relative."""
+    if "\0" in path:
+        return path
+    try:
+        return str(folder / Path(path).expanduser())
+    except RuntimeError:  # "~nobody": no such user
+        return path
+
+
+def _student(student: Any, folder: Path) -> Any:
+    if isinstance(student, str):
+        return absolute(student, folder) if is_path(student) else student
+    if isinstance(student, list):
+        return [_student(member, folder) for member in student]
+    if not isinstance(student, dict):
+        return student
+    found = dict(student)
+    if "models" in found:
+        found["models"] = _student(found["models"], folder)
+    if isinstance(found.get("model"), str):
+        found["model"] = _student(found["model"], folder)
+    return found
+
+
+def _teacher(teacher: Any, folder: Path) -> Any:
+    """Resolve the paths of a teacher, but not those inside a recipe that it is trained by."""
+    if not isinstance(teacher, dict):
+        return teacher
+    found = dict(teacher)
+    if isinstance(found.get("model"), str):
+        found["model"] = _student(found["model"], folder)
+    for key in ("weights", "run", "train"):
+        value = found.get(key)
+        if isinstance(value, str) and (key, value) != ("weights", "random"):
+            found[key] = absolute(value, folder)
+    if isinstance(found.get("ensemble"), list):
+        found["ensemble"] = [_teacher(member, folder) for member in found["ensemble"]]
+    if "calibrated" in found:
+        found["calibrated"] = _teacher(found["calibrated"], folder)
+    return found

@@ -1,0 +1,347 @@
+"""Schema: the whole recipe as frozen dataclasses. What a recipe can say is what stands here.
+
+Training settings and methods are the same dataclasses that Python uses; nothing is defined twice.
+Everything is validated in one pass (see :mod:`limbeck.recipe.validation`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    PlainValidator,
+    Tag,
+)
+
+from limbeck.engine.settings import Checkpoints, Train
+from limbeck.methods.base import Method
+from limbeck.recipe import checkers
+
+FORMAT = 1
+"""Version of the recipe format that this Limbeck reads and writes."""
+
+TaskName = Literal["auto", "classification", "multilabel", "regression"]
+Arguments = Annotated[Mapping[str, Any], AfterValidator(checkers.freeze)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is learned.
+
+    Args:
+        kind: "classification", "multilabel" or "regression"; "auto": what the data are.
+        weight: weight of the one task term, at least 0; None: that of the leftmost method's paper.
+    """
+
+    kind: TaskName = "auto"
+    weight: float | None = None
+
+    def __post_init__(self) -> None:
+        checkers.at_least(0, "weight", self.weight)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where samples come from.
+
+    Args:
+        name: a data source: "digits", "fashion_mnist", "csv" ...
+        arguments: options of that source, written beside the name.
+    """
+
+    name: str
+    arguments: Arguments = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentModel:
+    """A network to be trained.
+
+    Args:
+        model: a registered name, ``timm/<id>``, ``py:module:function`` of installed code, or a
+            folder with a saved model to start from.
+        arguments: the network's own, written beside the name.
+    """
+
+    model: str
+    arguments: Arguments = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentCohort:
+    """Several networks that learn together.
+
+    Args:
+        models: the members, at least one.
+        deploy: "best": the member that is best on validation; "ensemble": all, averaged.
+    """
+
+    models: Annotated[tuple[StudentMember, ...], AfterValidator(checkers.not_empty)]
+    deploy: Literal["best", "ensemble"] = "best"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalization:
+    """What a teacher expects of its inputs: ``(x - mean) / std`` for x in [0, 1], per channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        checkers.channel_statistics(self.mean, self.std)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelTeacher:
+    """A trained network.
+
+    Args:
+        model: see :class:`StudentModel`.
+        weights: a safetensors file; "random" for a teacher that has learned nothing; None where
+            the model brings its own (a folder, ``timm/`` with ``pretrained: true``, ``py:``).
+        normalize: statistics that the network was trained with; None: those of the data.
+        arguments: the network's own, written beside the name.
+    """
+
+    model: str
+    weights: str | None = None
+    normalize: Normalization | None = None
+    arguments: Arguments = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunTeacher:
+    """The student of an earlier run: a run folder, or the ``student`` folder inside it."""
+
+    run: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTeacher:
+    """The student of another recipe, trained first, once, and found again by content.
+
+    Args:
+        train: the recipe: a path (with ``overrides: {dotted.key: value}`` beside it where wanted),
+            or written out. Without ``data`` it learns on the parent's.
+    """
+
+    train: Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleTeacher:
+    """Several teachers with one voice.
+
+    Args:
+        ensemble: the teachers, at least one.
+        merge: whether logits or probabilities are averaged.
+        weights: one number of at least 0 for each teacher; None: all alike.
+    """
+
+    ensemble: Annotated[tuple[TeacherField, ...], AfterValidator(checkers.not_empty)]
+    merge: Literal["logits", "probabilities"] = "logits"
+    weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        checkers.ensemble_weights(len(self.ensemble), self.weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibratedTeacher:
+    """A teacher behind one temperature.
+
+    Args:
+        calibrated: the teacher.
+        temperature: a number above 0, or fitted on validation: "auto-nll" (smallest negative
+            log-likelihood), "auto-ace" (smallest adaptive calibration error).
+    """
+
+    calibrated: TeacherField
+    temperature: Annotated[float | str, PlainValidator(checkers.temperature)] = "auto-nll"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Virtual:
+    """A rule over labels.
+
+    Args:
+        kind: "smoothing": ``correct`` on the label, the rest spread evenly.
+        correct: probability of the label, in (0, 1).
+    """
+
+    kind: Literal["smoothing"] = "smoothing"
+    correct: float = 0.9
+
+    def __post_init__(self) -> None:
+        checkers.between(0, 1, "correct", self.correct)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VirtualTeacher:
+    """A teacher without a network: see :class:`Virtual`."""
+
+    virtual: Virtual
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """An earlier self.
+
+    Args:
+        every: epochs between snapshots, at least 1.
+    """
+
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        checkers.at_least(1, "every", self.every)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotTeacher:
+    """The student as it was some epochs ago: see :class:`Snapshot`."""
+
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sklearn:
+    """A scikit-learn estimator, fitted on the labelled samples of the training part.
+
+    Args:
+        estimator: the name of its class: "RandomForestClassifier" ...
+        arguments: its own, written beside the name.
+    """
+
+    estimator: str
+    arguments: Arguments = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SklearnTeacher:
+    """A fitted estimator: see :class:`Sklearn`. Never read from a pickle."""
+
+    sklearn: Annotated[Sklearn, BeforeValidator(checkers.sklearn_arguments)]
+
+
+Teacher = (
+    ModelTeacher
+    | RunTeacher
+    | TrainTeacher
+    | EnsembleTeacher
+    | CalibratedTeacher
+    | VirtualTeacher
+    | SnapshotTeacher
+    | SklearnTeacher
+    | Literal["peers"]
+)
+
+StudentMember = Annotated[StudentModel, BeforeValidator(checkers.model_arguments)]
+
+TeacherField = Annotated[
+    Annotated[ModelTeacher, BeforeValidator(checkers.teacher_arguments), Tag("<model>")]
+    | Annotated[RunTeacher, Tag("<run>")]
+    | Annotated[TrainTeacher, Tag("<train>")]
+    | Annotated[EnsembleTeacher, Tag("<ensemble>")]
+    | Annotated[CalibratedTeacher, Tag("<calibrated>")]
+    | Annotated[VirtualTeacher, Tag("<virtual>")]
+    | Annotated[SnapshotTeacher, Tag("<snapshot>")]
+    | Annotated[SklearnTeacher, Tag("<sklearn>")]
+    | Annotated[Literal["peers"], Tag("<peers>")],
+    Discriminator(checkers.teacher_kind),
+    BeforeValidator(checkers.teacher_form),
+]
+
+StudentField = Annotated[
+    Annotated[StudentMember, Tag("<one>")]
+    | Annotated[
+        tuple[StudentMember, ...], AfterValidator(checkers.not_empty), Tag("<several>")
+    ]
+    | Annotated[StudentCohort, Tag("<cohort>")],
+    Discriminator(checkers.student_kind),
+    BeforeValidator(checkers.student_form),
+]
+
+MethodOne = Annotated[Method, PlainValidator(checkers.method)]
+MethodField = Annotated[
+    Annotated[MethodOne, Tag("<one>")]
+    | Annotated[tuple[MethodOne, ...], AfterValidator(checkers.not_empty), Tag("<several>")],
+    Discriminator(checkers.method_kind),
+    BeforeValidator(checkers.method_form),
+]
+
+TeacherName = Annotated[str, AfterValidator(checkers.teacher_name)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole experiment.
+
+    Args:
+        name: names the arm in tables; runs that differ in seed alone share it.
+        version: format version, 1.
+        seed: seed of everything random in training, at least 0. Data are split by their own seed.
+        task: see :class:`Task`.
+        data: see :class:`Data`.
+        teacher: the one teacher; its name is "teacher".
+        teachers: several teachers by name, instead of ``teacher``.
+        student: one network, a list of them (a cohort), or a :class:`StudentCohort`.
+        method: one method or a list of them; the first decides the default task weight.
+        train: see :class:`limbeck.engine.settings.Train`.
+        checkpoints: see :class:`limbeck.engine.settings.Checkpoints`.
+        trackers: logs besides metrics.jsonl: "tensorboard", "wandb".
+        output: the run's folder; None: ``runs/<name>-<seed>``.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    version: Annotated[int, AfterValidator(checkers.version)] = FORMAT
+    name: Annotated[str, AfterValidator(checkers.run_name)]
+    seed: int = 0
+    task: Task = field(default_factory=Task)
+    data: Annotated[Data, BeforeValidator(checkers.data_arguments)]
+    teacher: TeacherField | None = None
+    teachers: Mapping[TeacherName, TeacherField] = field(default_factory=dict)
+    student: StudentField
+    method: MethodField
+    train: Train = field(default_factory=Train)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        checkers.seed("seed", self.seed)
+        checkers.one_way_to_name_teachers(self.teacher, self.teachers)
+
+    @property
+    def all_teachers(self) -> dict[str, Teacher]:
+        """Teachers by name; a single ``teacher`` is called "teacher"."""
+        return dict(self.teachers) if self.teacher is None else {"teacher": self.teacher}
+
+    @property
+    def students(self) -> tuple[StudentModel, ...]:
+        """The student, or the members of the cohort."""
+        if isinstance(self.student, StudentModel):
+            return (self.student,)
+        return self.student.models if isinstance(self.student, StudentCohort) else self.student
+
+    @property
+    def is_cohort(self) -> bool:
+        """Whether several students (or a list with one) learn together."""
+        return not isinstance(self.student, StudentModel)
+
+    @property
+    def deploy(self) -> Literal["best", "ensemble"]:
+        """What of a cohort is deployed."""
+        return self.student.deploy if isinstance(self.student, StudentCohort) else "best"
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """The method terms in their order."""
+        return (self.method,) if isinstance(self.method, Method) else self.method

@@ -1,0 +1,103 @@
+"""Teacher: anything that says something about a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from limbeck.data.batch import Batch
+from limbeck.errors import TeacherError
+from limbeck.methods.card import Access
+from limbeck.taps.outputs import Outputs
+
+if TYPE_CHECKING:
+    from limbeck.data import DataBundle
+
+_LADDER: tuple[Access, ...] = ("none", "outputs", "features", "head", "module")
+
+
+class Teacher:
+    """Base of all teachers. A subclass writes ``ask`` and ``fingerprint``.
+
+    The engine calls, in this order: ``bind`` (data and device), ``meet`` (the fresh student),
+    ``set_taps``; then loads a checkpoint into ``state`` where it resumes; then ``ask`` each step,
+    ``step_end`` and ``epoch_end``; and ``close``, always.
+
+    Attributes:
+        name: what methods call it.
+        access: the most that can be asked of it; "outputs" for a black box, "module" for a live one.
+        changes: whether it changes during the run; then ``state`` goes into checkpoints.
+    """
+
+    name: str = "teacher"
+    access: Access = "outputs"
+    changes: bool = False
+
+    def bind(self, data: DataBundle | None, device: torch.device) -> None:
+        """Meet the data and the device, once, before the first step."""
+
+    def meet(self, student: nn.Module) -> None:
+        """Meet the plain student with its initial weights, once, after ``bind``, before resume."""
+
+    def set_taps(self, taps: Sequence[str]) -> None:
+        """Announce the taps that every ordinary call will want."""
+        if taps:
+            raise TeacherError(
+                f"teachers.{self.name}: gives outputs only, no features ({', '.join(taps)}); "
+                "use a live model as teacher, or a response-based method"
+            )
+
+    def ask(
+        self, batch: Batch, *, taps: Sequence[str] | None = None, require_grad: bool = False
+    ) -> Outputs:
+        """Return what the teacher says about a batch.
+
+        Args:
+            batch: the batch; ``teacher_inputs`` are used where present.
+            taps: taps for this call; None: those announced by ``set_taps``.
+            require_grad: give tapped tensors a graph from them to the logits.
+
+        Returns:
+            Outputs; detached unless ``require_grad``.
+        """
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """Return a digest of all that decides what the teacher says. Ask after ``bind``."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """Return one line for people: what the teacher is and how it was set up."""
+        return type(self).__name__
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The module to count parameters on, or None for a black box."""
+        return None
+
+    @property
+    def state(self) -> nn.Module | None:
+        """What to checkpoint in a teacher that changes; None for a fixed one."""
+        return None
+
+    def step_end(self, student: nn.Module, ctx: Any) -> None:
+        """Follow the student after an optimiser step (moving averages)."""
+
+    def epoch_end(self, student: nn.Module, ctx: Any) -> None:
+        """Follow the student after an epoch (snapshots)."""
+
+    def close(self) -> None:
+        """Let go of hooks and processes."""
+
+    def can_give(self, wanted: Access) -> bool:
+        """Whether the teacher can give what a Card's ``teacher_access`` asks."""
+        rank = {name: level for level, name in enumerate(_LADDER)}
+        return rank[self.access] >= rank.get(wanted, rank["module"])
+
+
+def stated_inputs(batch: Batch) -> Any:
+    """What a teacher should look at: its own view where the batch has one."""
+    return batch.inputs if batch.teacher_inputs is None else batch.teacher_inputs

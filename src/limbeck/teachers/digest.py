@@ -1,0 +1,143 @@
+"""Fingerprints: digests of what decides a teacher's answers, made without pickling anything."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+# Settings of an estimator that change how fast or how loudly it answers, never what it answers.
+_SILENT = {"n_jobs", "verbose", "_n_threads", "n_features_in_", "feature_names_in_"}
+# The arrays of a fitted scikit-learn tree that its predictions read.
+_TREE = ("children_left", "children_right", "feature", "threshold", "value", "missing_go_to_left")
+
+
+def digest_of_parts(*parts: str) -> str:
+    """Return the sha256 of some strings, order and boundaries mattering."""
+    return hashlib.sha256("\0".join(f"{len(part)}:{part}" for part in parts).encode()).hexdigest()
+
+
+def module_digest(module: nn.Module) -> str:
+    """Return the sha256 over a module's class, structure and sorted state dict.
+
+    The printed structure is part of it: two networks can have the same weights and another
+    activation. Devices, memory formats and training flags are not.
+    """
+    digest = hashlib.sha256()
+    digest.update(f"{_class_name(module)}|{_ADDRESS.sub('', repr(module))}".encode())
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"|{name}|".encode())
+        if isinstance(value, Tensor):
+            _update_with_tensor(digest, value)
+        else:
+            digest.update(_ADDRESS.sub("", repr(value)).encode())
+    return digest.hexdigest()
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """Return the sha256 over type, shape and bytes of one tensor."""
+    digest = hashlib.sha256()
+    _update_with_tensor(digest, tensor)
+    return digest.hexdigest()
+
+
+def _update_with_tensor(digest: Any, tensor: Tensor) -> None:
+    digest.update(f"{tensor.dtype}{list(tensor.shape)}".encode())
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    digest.update(flat.view(torch.uint8).numpy().data)
+
+
+def estimator_digest(estimator: Any) -> tuple[str, tuple[str, ...]]:
+    """Walk a fitted estimator's parameters and arrays.
+
+    Returns:
+        The sha256 of all that was reached, and the class names of objects inside that could not
+        be read (compiled objects without attributes); where there are any, the digest does not
+        cover all that decides the predictions.
+    """
+    walk = _Walk()
+    walk.visit(estimator)
+    return walk.digest.hexdigest(), tuple(sorted(walk.opaque))
+
+
+class _Walk:
+    """A depth-first walk over attributes, containers and arrays."""
+
+    def __init__(self) -> None:
+        self.digest = hashlib.sha256()
+        self.opaque: set[str] = set()
+        self._seen: dict[int, Any] = {}  # keeps the objects alive, so that ids stay unique
+
+    def visit(self, value: Any) -> None:
+        if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+            self._say(f"{type(value).__name__}={value!r}")
+        elif isinstance(value, np.ndarray | np.generic):
+            self._array(np.asarray(value))
+        elif isinstance(value, Tensor):
+            _update_with_tensor(self.digest, value)
+        elif id(value) in self._seen:
+            self._say("again")
+        else:
+            self._seen[id(value)] = value
+            self._structure(value)
+
+    def _structure(self, value: Any) -> None:
+        self._say(_class_name(value))
+        if isinstance(value, Mapping):
+            self._items(sorted(((str(key), item) for key, item in value.items()), key=_first))
+        elif isinstance(value, list | tuple):
+            self._items((str(position), item) for position, item in enumerate(value))
+        elif isinstance(value, set | frozenset):
+            self._say(repr(sorted(map(repr, value))))
+        elif isinstance(value, np.random.RandomState | np.random.Generator):
+            pass  # decided the fit, not the predictions
+        elif isinstance(value, type) or hasattr(value, "__code__"):
+            self._say(f"{value.__module__}.{value.__qualname__}")
+        elif type(value).__module__.startswith("sklearn.tree") and hasattr(value, "children_left"):
+            self._items((name, getattr(value, name, None)) for name in _TREE)
+        elif type(value).__module__.startswith("sklearn._loss") and not hasattr(value, "__dict__"):
+            pass  # a compiled loss function: its class says all
+        elif hasattr(value, "__dict__"):
+            self._items(sorted(vars(value).items(), key=_first))
+        elif _is_sparse(value):
+            self._array(value.toarray())
+        else:
+            self.opaque.add(type(value).__name__)
+
+    def _items(self, items: Iterable[tuple[str, Any]]) -> None:
+        for name, item in items:
+            if name not in _SILENT:
+                self._say(f".{name}")
+                self.visit(item)
+
+    def _array(self, array: np.ndarray[Any, Any]) -> None:
+        self._say(f"{array.dtype.str}{array.shape}")
+        if array.dtype.names:  # field by field: the padding between fields is not defined
+            for name in array.dtype.names:
+                self._array(array[name])
+        elif array.dtype.hasobject:
+            for item in array.reshape(-1).tolist():
+                self.visit(item)
+        else:
+            self.digest.update(np.ascontiguousarray(array).tobytes())
+
+    def _say(self, text: str) -> None:
+        self.digest.update(f"\0{text}".encode())
+
+
+def _class_name(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _first(item: tuple[str, Any]) -> str:
+    return item[0]
+
+
+def _is_sparse(value: Any) -> bool:
+    return hasattr(value, "toarray") and hasattr(value, "nnz")

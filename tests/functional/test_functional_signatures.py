@@ -1,0 +1,124 @@
+"""The shapes in the signatures hold at run time, and the package imports torch alone."""
+
+import ast
+import inspect
+import subprocess
+import sys
+
+import pytest
+import torch
+from beartype import beartype
+from beartype.roar import BeartypeCallHintViolation
+from jaxtyping import TypeCheckError, jaxtyped
+
+from limbeck import functional as lf
+
+LOGITS, OTHERS = torch.randn(4, 3), torch.randn(4, 3)
+MAPS = torch.rand(4, 2, 5, 5)
+TOKENS = torch.rand(4, 6, 2)
+TARGETS = torch.tensor([0, 2, -100, 1])
+COUNT = torch.tensor([0, 1, 2, 3])
+
+CALLS = {
+    "adaptive_calibration_error": [(LOGITS.softmax(1), TARGETS)],
+    "adaptive_expected_calibration_error": [(LOGITS.softmax(1), TARGETS)],
+    "binary_cross_entropy": [(LOGITS, OTHERS.sigmoid())],
+    "brier_score": [(LOGITS.softmax(1), TARGETS)],
+    "classwise_calibration_error": [(LOGITS.softmax(1), TARGETS)],
+    "cost_aware_score": [(LOGITS[:, 0], COUNT)],
+    "cross_entropy": [(LOGITS, TARGETS)],
+    "dml": [(LOGITS, [OTHERS, OTHERS]), (LOGITS, [])],
+    "entropy_value": [(LOGITS,)],
+    "expected_calibration_error": [(LOGITS.softmax(1), TARGETS)],
+    "explanation_loss": [(MAPS, MAPS[..., :3]), (MAPS[:, 0], MAPS[:, 1])],
+    "explanation_similarity": [(MAPS[:, 0], MAPS[:, 1, :2]), (MAPS, MAPS)],
+    "fit_temperature": [(LOGITS, TARGETS)],
+    "fit_temperature_by_ace": [(LOGITS, TARGETS)],
+    "gradcam": [(MAPS, MAPS), (TOKENS, TOKENS)],
+    "hint": [(MAPS, MAPS), (LOGITS, OTHERS)],
+    "kd": [(LOGITS, OTHERS), (TOKENS, TOKENS)],
+    "kd_multilabel": [(LOGITS, OTHERS)],
+    "kd_regression": [(LOGITS, OTHERS)],
+    "keep_schedule": [(10, 0.5, 4, 2)],
+    "kl_divergence": [(LOGITS, OTHERS), (LOGITS[0], OTHERS[0])],
+    "kl_from_log_probs": [(LOGITS.log_softmax(1), OTHERS.log_softmax(1))],
+    "kl_to_probs": [(LOGITS, OTHERS.softmax(1)), (LOGITS, OTHERS.double().softmax(1))],
+    "label_smoothing_targets": [(TARGETS, 3, 0.1)],
+    "mixing_weights": [(3,)],
+    "negative_log_likelihood": [(LOGITS, TARGETS)],
+    "online_mean": [(LOGITS[:, 0], COUNT, LOGITS[:, 1])],
+    "overconfidence_error": [(LOGITS.softmax(1), TARGETS)],
+    "ranking": [(LOGITS[:, 0],)],
+    "reliability_bins": [(LOGITS.softmax(1), TARGETS)],
+    "reverse_kl": [(LOGITS, OTHERS)],
+    "soft_cross_entropy": [(LOGITS, OTHERS.softmax(1))],
+    "squared_error": [(LOGITS, OTHERS)],
+    "underconfidence_error": [(LOGITS.softmax(1), TARGETS)],
+}
+OPTIONS = {
+    "cost_aware_score": {"stage_epochs": 4},
+    "explanation_loss": {"size": (5, 5)},
+    "explanation_similarity": {"size": (5, 5)},
+    "fit_temperature_by_ace": {"grid": (1.0, 2.0)},
+}
+FUNCTIONS = [name for name in lf.__all__ if inspect.isfunction(getattr(lf, name))]
+
+
+def test_every_public_function_is_called_here():
+    assert sorted(CALLS) == sorted(FUNCTIONS)
+    assert list(lf.__all__) == sorted(lf.__all__)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_arguments_and_results_have_the_shapes_that_the_signature_says(name):
+    checked = jaxtyped(typechecker=beartype)(getattr(lf, name))
+    for arguments in CALLS[name]:
+        checked(*arguments, **OPTIONS.get(name, {}))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("kd", (LOGITS, OTHERS[:, :2])),
+        ("cross_entropy", (LOGITS, TARGETS[:2])),
+        ("explanation_loss", (MAPS, MAPS[:2])),
+        ("ranking", (LOGITS,)),
+        ("online_mean", (LOGITS[:, 0], COUNT[:2], LOGITS[:, 0])),
+        ("kd", (LOGITS.long(), OTHERS)),
+    ],
+)
+def test_the_signatures_can_fail(name, arguments):
+    checked = jaxtyped(typechecker=beartype)(getattr(lf, name))
+    with pytest.raises((TypeCheckError, BeartypeCallHintViolation)):
+        checked(*arguments)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_options_are_keyword_only_and_everything_is_documented(name):
+    function = getattr(lf, name)
+    assert function.__doc__
+    names = list(inspect.signature(function).parameters)
+    for first, second in (("student_", "teacher_"), ("student_", "peer_")):
+        firsts = [i for i, n in enumerate(names) if n.startswith(first)]
+        seconds = [i for i, n in enumerate(names) if n.startswith(second)]
+        assert all(i < j for i in firsts for j in seconds)
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.name in ("reduction", "temperature", "num_bins", "size", "normaliser"):
+            assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
+
+
+def test_importing_the_equations_imports_torch_and_shape_names_only():
+    code = """
+import sys, torch, jaxtyping
+before = {name.partition('.')[0] for name in sys.modules}
+import limbeck.functional
+after = {name.partition('.')[0] for name in sys.modules}
+print(sorted(after - before - set(sys.stdlib_module_names)))
+print(sorted(name for name in sys.modules if name.startswith('limbeck.')))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    packages, modules = map(ast.literal_eval, result.stdout.splitlines())
+    assert packages == ["limbeck"]
+    assert all(name.startswith("limbeck.functional") for name in modules)

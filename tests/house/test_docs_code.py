@@ -1,0 +1,109 @@
+"""Code in the documentation runs. Each page is one namespace, read from top to bottom.
+
+A block that cannot run here says so, with its reason, in a comment on the line before its fence:
+``<!-- not run: needs a GPU -->``.
+"""
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```python[^\n]*\n(?P<code>.*?)^```", re.M | re.S)
+NOT_RUN = re.compile(r"<!-- not run: (?P<why>[^\n]+?) -->\s*\Z")
+
+
+def _blocks(text: str) -> list[tuple[int, str, str | None]]:
+    """(line number, code, reason not to run it) of every python block of a page."""
+    found = []
+    for match in FENCE.finditer(text):
+        line = text.count("\n", 0, match.start("code"))
+        reason = NOT_RUN.search(text, 0, match.start())
+        found.append((line, match["code"], reason["why"] if reason else None))
+    return found
+
+
+def _run(text: str, name: str) -> int:
+    namespace: dict[str, object] = {"__name__": "__docs__"}
+    blocks = [(line, code) for line, code, reason in _blocks(text) if reason is None]
+    for line, code in blocks:
+        exec(compile("\n" * line + code, name, "exec"), namespace)
+    return len(blocks)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_code_of_the_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = page.read_text(encoding="utf-8")
+    if not any(reason is None for _, _, reason in _blocks(text)):
+        pytest.skip("no code to run on this page")
+    monkeypatch.chdir(tmp_path)
+    assert _run(text, str(page.relative_to(ROOT)))
+
+
+def test_a_block_that_fails_is_seen() -> None:
+    with pytest.raises(ZeroDivisionError):
+        _run("text\n\n```python\n1 / 0\n```\n", "page.md")
+    assert _run("<!-- not run: it fails -->\n```python\n1 / 0\n```\n", "page.md") == 0
+    assert _run("```python\na = 1\n```\nthen\n```python\nassert a == 1\n```\n", "page.md") == 2
+
+
+def _load(name: str) -> ModuleType:
+    """Load a module of the site's hooks, which are no package."""
+    folder = ROOT / "docs" / "hooks"
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_equations_of_docstrings_are_drawn() -> None:
+    mathematics = _load("mathematics")
+    text = mathematics.to_markdown(
+        "Before.\n\n.. math:: \\frac{a_1}{b} \\,\\|\\, c\n\nSee :class:`Runtime` and :math:`x_i`."
+    )
+    assert text.count("data:image/svg+xml") == 2
+    assert "`Runtime`" in text
+    assert "math::" not in text
+    assert "Before." in text
+
+
+def test_an_equation_on_lines_below_is_one_equation() -> None:
+    text = _load("mathematics").to_markdown("A.\n\n.. math::\n\n    a + b\n    = c\n\nEnd.\n")
+    assert text.count("<img") == 1
+    assert 'alt="a + b = c"' in text
+    assert text.rstrip().endswith("End.")
+
+
+def test_an_equation_that_cannot_be_set_is_shown_as_code() -> None:
+    text = _load("mathematics").to_markdown(".. math:: \\begin{cases} a \\end{cases}")
+    assert text.strip() == r"`\begin{cases} a \end{cases}`"
+
+
+def test_doctests_are_fenced() -> None:
+    text = _load("mathematics").to_markdown("A.\n\n>>> f(1)\n2\n>>> f(2)\n3\n\nEnd.")
+    assert text == "A.\n\n```python\n>>> f(1)\n2\n>>> f(2)\n3\n```\n\nEnd."
+
+
+def test_every_method_has_a_page_with_its_parameters() -> None:
+    import dataclasses
+
+    from limbeck.methods import all_methods
+
+    pages = _load("method_pages")
+    for name, cls in all_methods().items():
+        text = pages.page(name, cls)
+        for field in dataclasses.fields(cls):
+            row = next(line for line in text.splitlines() if line.startswith(f"| `{field.name}`"))
+            meaning = row.rstrip(" |").rsplit("|", 1)[1].strip()
+            assert len(meaning) > 5, f"{name}.{field.name} is not described in its docstring"
+        assert all(reason in text.replace("\\|", "|") for reason in cls.card.exempt.values())
