@@ -62,7 +62,7 @@ layers: $(STAMP)  ## imports point one way
 	@$(BIN)/lint-imports --no-logo
 
 docs: $(STAMP)  ## build the site into site/
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "docs: site/index.html"
 
 # The tests run last, so that their line is the last line.

@@ -50,7 +50,8 @@ def local(tmp_path: Path, monkeypatch):
 @pytest.fixture
 def installed(local, tmp_path: Path, monkeypatch):
     """The same module, with its folder passing for site-packages."""
-    monkeypatch.setattr(external, "_installed_folders", lambda: [tmp_path.resolve()])
+    folders = [*external._installed_folders(), tmp_path.resolve()]
+    monkeypatch.setattr(external, "_installed_folders", lambda: folders)
     return local
 
 

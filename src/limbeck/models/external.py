@@ -144,11 +144,11 @@ def _is_installed(top: str) -> bool:
     """Whether a top-level package lies under site-packages (or is limbeck itself)."""
     if top == "limbeck":
         return True
-    if top in sys.stdlib_module_names or top in sys.builtin_module_names:
+    if top == "__main__" or top in {*sys.stdlib_module_names, *sys.builtin_module_names}:
         return False
     try:
         spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):  # __main__ and other modules made by hand have no spec
+    except (ImportError, ValueError):  # modules made by hand have no spec
         return False
     if spec is None:
         return False

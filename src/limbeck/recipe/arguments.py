@@ -4,21 +4,79 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterable, Mapping
-from typing import Any
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Unpack
 
-from limbeck.errors import nearest, unknown
-from limbeck.recipe.messages import expected, mistake, unknown_key
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
 
-Defaults = Mapping[str, Any]
+from limbeck.errors import nearest
+from limbeck.recipe.messages import describe, mistake, unknown, unknown_key
+
 EMPTY = inspect.Parameter.empty
 
 
-def gather(value: Any, known: Iterable[str]) -> Any:
+@dataclass(frozen=True)
+class Arguments:
+    """What can be said to a function from a recipe.
+
+    Attributes:
+        defaults: every argument with its default; ``inspect.Parameter.empty`` where it must be
+            said.
+        types: the annotation of those arguments that have one.
+    """
+
+    defaults: Mapping[str, Any]
+    types: Mapping[str, Any] = field(default_factory=dict)
+
+    def complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return every argument: as given, or its default, in the function's order."""
+        return {key: given.get(key, default) for key, default in self.defaults.items()}
+
+    def check(self, given: Mapping[str, Any], own_keys: Iterable[str]) -> None:
+        """Refuse unknown arguments, missing ones, and those of a wrong type.
+
+        Args:
+            given: what the recipe says, lists as tuples.
+            own_keys: keys that the recipe knows beside the arguments, for the nearest name.
+
+        Raises:
+            ValidationError: at the argument.
+        """
+        for key, value in given.items():
+            if key not in self.defaults:
+                raise unknown_key(key, [*own_keys, *self.defaults], value)
+            if key in self.types and value != self.defaults[key]:
+                _check_type(key, value, self.types[key])
+        for key, default in self.defaults.items():
+            if default is EMPTY and key not in given:
+                raise mistake("missing", loc=(key,))
+
+
+def _check_type(key: str, value: Any, kind: Any) -> None:
+    try:
+        validator = TypeAdapter(kind)
+    except PydanticUserError:  # an annotation that pydantic cannot read: building will tell
+        return
+    try:
+        validator.validate_python(value, strict=True)
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+        wanted = [describe(details) for details in found if len(details["loc"]) <= 1]
+        if len(found) == 1 or not wanted:
+            inner = [part for part in found[0]["loc"] if isinstance(part, int)]
+            raise mistake(describe(found[0]), found[0]["input"], (key, *inner)) from None
+        both = [text.removeprefix("expected ").partition(", got ")[0] for text in wanted]
+        got = wanted[0].partition(", got ")[2]
+        line = f"expected {' or '.join(dict.fromkeys(both))}, got {got}"
+        raise mistake(line, value, (key,)) from None
+
+
+def gather(value: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
     """Move the keys of a mapping that are not ``known`` under one key, ``arguments``."""
-    if not isinstance(value, Mapping):
-        return value
-    known = set(known) - {"arguments"}
+    known = set(known)
     if "arguments" in value:
         raise mistake(
             "unknown key 'arguments': write the arguments themselves, beside the name",
@@ -29,128 +87,56 @@ def gather(value: Any, known: Iterable[str]) -> Any:
     return {key: item for key, item in value.items() if key in known} | {"arguments": inner}
 
 
-def field_names(kind: type) -> list[str]:
-    """Names of a dataclass's own keys, without ``arguments``."""
-    return [field.name for field in dataclasses.fields(kind) if field.name != "arguments"]
-
-
-def with_defaults(arguments: Mapping[str, Any], defaults: Defaults) -> dict[str, Any]:
-    """Return every argument there is: as given, or its default; in the order of ``defaults``."""
-    complete = {key: arguments.get(key, default) for key, default in defaults.items()}
-    return complete | {key: item for key, item in arguments.items() if key not in defaults}
-
-
-def as_given(value: Any) -> Any:
-    """Turn the tuples of defaults into lists, as YAML has them."""
-    if isinstance(value, list | tuple):
-        return [as_given(item) for item in value]
-    if isinstance(value, Mapping):
-        return {key: as_given(item) for key, item in value.items()}
-    return value
-
-
-def check_arguments(
-    arguments: Mapping[str, Any], defaults: Defaults, own_keys: Iterable[str]
-) -> None:
-    """Refuse unknown arguments, missing ones, and those of another kind than their default.
-
-    Args:
-        arguments: what the recipe says.
-        defaults: what can be said, with the defaults; None as a default allows anything, and
-            ``inspect.Parameter.empty`` means that it must be said.
-        own_keys: keys that the recipe knows beside the arguments, for the nearest name.
-
-    Raises:
-        ValidationError: at the argument.
-    """
-    for key, value in arguments.items():
-        if key not in defaults:
-            raise unknown_key(key, [*own_keys, *defaults], value)
-        what = _expectation(defaults[key], value)
-        if what:
-            raise expected(what, value, (key,))
-    for key, default in defaults.items():
-        if default is EMPTY and key not in arguments:
-            raise mistake("missing", loc=(key,))
-
-
-def _expectation(default: Any, value: Any) -> str:
-    """Say what is expected where ``value`` is not of the kind of ``default``; "" where it is."""
-    if default is None or default is EMPTY or _same_kind(default, value):
-        return ""
-    if isinstance(default, bool):
-        return "true or false"
-    if isinstance(default, int):
-        return "a whole number"
-    if isinstance(default, float):
-        return "a number"
-    if isinstance(default, str):
-        return "text"
-    return "a list" if isinstance(default, list | tuple) else "a mapping (key: value)"
-
-
-def _same_kind(default: Any, value: Any) -> bool:
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(default, bool) and isinstance(value, bool)
-    if isinstance(default, float):
-        return isinstance(value, int | float)
-    if isinstance(default, list | tuple):
-        return isinstance(value, list | tuple)
-    if isinstance(default, int | str):
-        return isinstance(value, type(default))
-    return not isinstance(default, Mapping) or isinstance(value, Mapping)
-
-
 def is_path(model: str) -> bool:
     """Whether a model's name is the path of a folder."""
     elsewhere = model.startswith(("timm/", "hf/", "py:"))
     return not elsewhere and ("/" in model or "\\" in model or model.startswith((".", "~")))
 
 
-def model_defaults(model: str) -> dict[str, Any] | None:
-    """Arguments of a network with their defaults; None where only building it would tell.
+def of_model(model: str) -> Arguments | None:
+    """Arguments of a network; None where only building it would tell.
 
     Raises:
         ValidationError: no network has this name.
     """
     from limbeck.models import model_arguments, model_names
+    from limbeck.models.registry import _ENTRIES
 
     if model in model_names():
-        return dict(model_arguments(model))
+        return Arguments(model_arguments(model), _annotations(_ENTRIES[model].build))
     if model.startswith(("timm/", "py:")) or is_path(model):
         return None
     names = [*model_names(), "timm/<id>", "py:module:function", "path/to/folder"]
     raise mistake(unknown("model", model, names), model, ("model",))
 
 
-def data_defaults(name: str) -> dict[str, Any] | None:
-    """Options of a data source with their defaults.
+def of_data(name: str) -> Arguments:
+    """Options of a data source.
 
     Raises:
         ValidationError: no data source has this name.
     """
-    from limbeck.data.registry import data_names, data_options
+    from limbeck.data.registry import _source, data_names, data_options
 
     if name not in data_names():
         raise mistake(unknown("data source", name, data_names()), name, ("name",))
-    return dict(data_options(name))
+    return Arguments(data_options(name), _annotations(_source(name)))
 
 
-def method_defaults(kind: type) -> dict[str, Any]:
-    """Parameters of a method's dataclass with their defaults."""
-    return {
-        field.name: field.default if field.default_factory is dataclasses.MISSING
-        else field.default_factory()
-        for field in dataclasses.fields(kind)
-        if field.init
-    }
+def of_method(kind: type) -> Arguments:
+    """Parameters of a method's dataclass."""
+    fields = [field for field in dataclasses.fields(kind) if field.init]
+    missing = dataclasses.MISSING
+    return Arguments(
+        {f.name: f.default if f.default_factory is missing else f.default_factory() for f in fields}
+    )
 
 
-def estimator_class(name: str) -> type[Any]:
-    """Return the scikit-learn class of this name that gives probabilities (or regresses).
+def of_estimator(name: str) -> Arguments:
+    """Arguments of a scikit-learn estimator.
 
     Raises:
-        ValidationError: there is none.
+        ValidationError: there is no classifier or regressor of this name.
     """
     from sklearn.utils import all_estimators
 
@@ -160,10 +146,18 @@ def estimator_class(name: str) -> type[Any]:
         hint = f"did you mean {guess!r}?" if guess else "expected a classifier or a regressor"
         line = f"unknown estimator {name!r}: {hint} (of {len(found)} in scikit-learn)"
         raise mistake(line, name, ("estimator",))
-    return found[name]
+    parameters = inspect.signature(found[name]).parameters.values()
+    return Arguments({p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD})
 
 
-def estimator_defaults(name: str) -> dict[str, Any]:
-    """Arguments of a scikit-learn estimator with their defaults."""
-    parameters = inspect.signature(estimator_class(name)).parameters.values()
-    return {p.name: None if p.default is p.empty else p.default for p in parameters}
+def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
+    """Annotations of a function's parameters, those of ``**options: Unpack[...]`` included."""
+    target = vars(function).get("__init__") if isinstance(function, type) else function
+    try:
+        hints = typing.get_type_hints(target)
+    except NameError:  # imported for type checkers only
+        return {}
+    for hint in list(hints.values()):
+        if typing.get_origin(hint) is Unpack:
+            hints |= typing.get_type_hints(typing.get_args(hint)[0])
+    return hints

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import AfterValidator, TypeAdapter
 
-from limbeck.errors import LimbeckError, RecipeError, nearest, unknown
+from limbeck.errors import LimbeckError, RecipeError, nearest
 from limbeck.methods.base import Method
 from limbeck.methods.registry import all_methods
 from limbeck.recipe import arguments as open_arguments
-from limbeck.recipe.messages import expected, mistake, unknown_key
+from limbeck.recipe.messages import expected, mistake, unknown, unknown_key
 from limbeck.recipe.plain import show
 
 T = TypeVar("T")
@@ -26,6 +26,7 @@ TEACHER_KINDS = (
     "calibrated",
     "virtual",
     "snapshot",
+    "ema",
     "sklearn",
 )
 _MODEL_TEACHER_KEYS = ("model", "weights", "normalize")
@@ -43,6 +44,11 @@ def _require(holds: bool, key: str, value: Any, what: str) -> None:
 def at_least(bound: float, key: str, value: float | None) -> None:
     """Refuse a number below ``bound``; None passes."""
     _require(value is None or value >= bound, key, value, f"a number of at least {bound}")
+
+
+def below(bound: float, key: str, value: float) -> None:
+    """Refuse a number of ``bound`` or more."""
+    _require(value < bound, key, value, f"a number below {bound}")
 
 
 def between(low: float, high: float, key: str, value: float) -> None:
@@ -86,6 +92,10 @@ def freeze(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: freeze(item) for key, item in value.items()}
     return value
+
+
+Arguments = Annotated[Mapping[str, Any], AfterValidator(freeze)]
+"""Open arguments, written in a recipe beside the name of what they belong to."""
 
 
 def not_empty(value: tuple[T, ...]) -> tuple[T, ...]:
@@ -151,17 +161,20 @@ def teacher_form(value: Any) -> Any:
     """Refuse what is no form of teacher at all, or two at once."""
     if isinstance(value, str):
         if value != "peers":
-            near = nearest(value, ["peers"])
-            hint = "did you mean 'peers'?" if near else f"write {{model: {value}, weights: …}}"
-            raise mistake(f"expected a mapping or 'peers', got {show(value)}: {hint}", value)
+            hint = ": did you mean 'peers'?" if nearest(value, ["peers"]) else ""
+            raise expected(
+                "a mapping (such as {model: resnet56, weights: …}) or peers", value, hint
+            )
         return value
     forms = f"a mapping with one of {', '.join(TEACHER_KINDS)}; or peers"
     if not isinstance(value, Mapping) or not value:
         raise expected(forms, value)
     kinds = _kinds_in(value)
     if not kinds:
-        first = next(iter(value))
-        raise unknown_key(first, TEACHER_KINDS, value[first])
+        for name, item in value.items():
+            if nearest(name, TEACHER_KINDS):
+                raise unknown_key(name, TEACHER_KINDS, item)
+        raise mistake(f"expected {forms}; got the keys {', '.join(map(show, value))}", value)
     if len(kinds) > 1:
         raise mistake(f"expected one kind of teacher, got {' and '.join(kinds)}", value)
     return freeze(value)
@@ -218,57 +231,57 @@ def teacher_arguments(value: Any) -> Any:
 
 
 def _model(value: Any, known: Sequence[str], choices: Sequence[str]) -> Any:
-    if isinstance(value, str):
-        value = {"model": value}
-    if not isinstance(value, Mapping):
-        raise expected("a model's name or a mapping with 'model'", value)
-    gathered = open_arguments.gather(value, known)
-    _no_typo_of("model", gathered, choices)
-    if isinstance(gathered.get("model"), str):
-        defaults = open_arguments.model_defaults(gathered["model"])
-        if defaults is not None:
-            open_arguments.check_arguments(gathered["arguments"], defaults, known)
-            gathered["arguments"] = open_arguments.with_defaults(gathered["arguments"], defaults)
-    return gathered
+    return _named(value, "model", known, choices, open_arguments.of_model)
 
 
 def data_arguments(value: Any) -> Any:
     """Read data: a source's name, or a mapping with the source's options beside it."""
-    if isinstance(value, str):
-        value = {"name": value}
-    if not isinstance(value, Mapping):
-        raise expected("a data source's name or a mapping with 'name'", value)
-    gathered = open_arguments.gather(value, ("name",))
-    _no_typo_of("name", gathered, ("name",))
-    if isinstance(gathered.get("name"), str):
-        defaults = open_arguments.data_defaults(gathered["name"])
-        if defaults is not None:
-            open_arguments.check_arguments(gathered["arguments"], defaults, ("name",))
-            gathered["arguments"] = open_arguments.with_defaults(gathered["arguments"], defaults)
-    return gathered
+    return _named(value, "name", ("name",), ("name",), open_arguments.of_data)
 
 
 def sklearn_arguments(value: Any) -> Any:
     """Read an estimator: a class's name, or a mapping with its arguments beside it."""
+    keys = ("estimator",)
+    return _named(value, "estimator", keys, keys, open_arguments.of_estimator)
+
+
+def _named(
+    value: Any,
+    key: str,
+    known: Sequence[str],
+    choices: Sequence[str],
+    look_up: Callable[[str], open_arguments.Arguments | None],
+) -> Any:
+    """Read a name, or a mapping of ``key``, other ``known`` keys and open arguments.
+
+    ``choices`` are the keys to offer where ``key`` is missing and another looks like it.
+    """
     if isinstance(value, str):
-        value = {"estimator": value}
+        value = {key: value}
     if not isinstance(value, Mapping):
-        raise expected("an estimator's name or a mapping with 'estimator'", value)
-    gathered = open_arguments.gather(value, ("estimator",))
-    _no_typo_of("estimator", gathered, ("estimator",))
-    if isinstance(gathered.get("estimator"), str):
-        defaults = open_arguments.estimator_defaults(gathered["estimator"])
-        open_arguments.check_arguments(gathered["arguments"], defaults, ("estimator",))
+        raise expected(f"a name or a mapping with {key!r}", value)
+    gathered = open_arguments.gather(freeze(value), known)
+    _no_typo_of(key, gathered, choices)
+    if isinstance(gathered.get(key), str):
+        possible = look_up(gathered[key])
+        if possible is not None:
+            possible.check(gathered["arguments"], known)
+            gathered["arguments"] = possible.complete(gathered["arguments"])
     return gathered
 
 
 def _no_typo_of(key: str, gathered: Mapping[str, Any], choices: Sequence[str]) -> None:
-    """Where ``key`` is missing and an argument looks like it, say so."""
+    """Where ``key`` is missing, say so, and which of the keys that are there looks like it."""
     if key in gathered:
         return
-    for name, item in gathered["arguments"].items():
-        if nearest(name, choices) is not None:
-            raise unknown_key(name, choices, item)
+    others = {name: item for name, item in gathered["arguments"].items() if name not in choices}
+    there = ", ".join(show(name) for name in gathered["arguments"]) or "none"
+    for choice in choices:
+        typo = nearest(choice, others)
+        if typo is not None:
+            line = f"unknown key {show(typo)}: did you mean {choice!r}? (the keys here: {there})"
+            raise mistake(line, others[typo], (typo,))
+    raise mistake(f"missing (the keys here: {there})", loc=(key,))
 
 
 # Methods.
@@ -281,21 +294,15 @@ def method(value: Any) -> Method:
     if not isinstance(value, Mapping):
         raise expected("a method's name or a mapping with 'name'", value)
     if "name" not in value:
-        for key, item in value.items():
-            if nearest(key, ["name"]):
-                raise unknown_key(key, ["name"], item)
-        raise mistake("missing: the method's name", loc=("name",))
+        _no_typo_of("name", {"arguments": value}, ("name",))
     name = value["name"]
     if not isinstance(name, str):
-        raise expected("text", name, ("name",))
+        raise expected("text", name, loc=("name",))
     if name not in all_methods():
         raise mistake(unknown("method", name, all_methods()), name, ("name",))
     kind = all_methods()[name]
     given = {key: item for key, item in value.items() if key != "name"}
-    parameters = open_arguments.method_defaults(kind)
-    for key, item in given.items():
-        if key not in parameters:
-            raise unknown_key(key, ["name", *parameters], item)
+    open_arguments.of_method(kind).check(given, ["name"])
     return _build_method(kind, given)
 
 

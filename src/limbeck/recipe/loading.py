@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from limbeck.errors import RecipeError, nearest
 from limbeck.recipe.overrides import Override, Overrides, apply_override, read_overrides
 from limbeck.recipe.paths import resolve_paths
-from limbeck.recipe.plain import as_plain, show
+from limbeck.recipe.plain import as_plain, join_key, show
 from limbeck.recipe.schema import Recipe
 from limbeck.recipe.validation import validate
 from limbeck.recipe.yaml_text import key_lines, parse_yaml
@@ -41,29 +44,26 @@ def load_recipe(
     """
     changes = read_overrides(overrides)
     lines: Mapping[str, int] = {}
+    label: Path | None
     if isinstance(source, Mapping):
         document = as_plain(source)
         start = Path.cwd() if folder is None else Path(folder)
         document.setdefault("name", "recipe")
         chain: tuple[Path, ...] = ()
-        label = ""
+        label = None
     else:
         path = Path(source).expanduser()
         document, lines = read_document(path)
         document.setdefault("name", _name_from(path))
         start, chain = path.parent, (path.resolve(),)
-        label = f"{path}: "
-    try:
+        label = path
+    with _named(label):
         document = expand(document, start.resolve(), chain)
         for change in changes:
             apply_override(document, change)
         if changes:
             document = expand(document, Path.cwd(), chain)
         return validate(document, {} if changes else lines)
-    except RecipeError as error:
-        if str(error).startswith(label):
-            raise
-        raise RecipeError(f"{label}{error}") from None
 
 
 def read_document(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
@@ -73,7 +73,8 @@ def read_document(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         RecipeError: no such file, no permission, not UTF-8, not YAML, empty, not a mapping.
     """
     text = _read_text(path)
-    document = as_plain(parse_yaml(text, str(path)))
+    with _named(path):
+        document = as_plain(parse_yaml(text, str(path)))
     if document is None:
         raise RecipeError(f"{path}: the file is empty; a recipe needs data, student and method")
     if not isinstance(document, dict):
@@ -96,42 +97,62 @@ def expand(document: dict[str, Any], folder: Path, chain: tuple[Path, ...] = ())
     """
     document = resolve_paths(document, folder)
     if isinstance(document.get("teacher"), dict):
-        document["teacher"] = _expand_teacher(document["teacher"], document, folder, chain)
+        document["teacher"] = _expand_teacher(
+            document["teacher"], document, _Place("teacher", folder, chain)
+        )
     if isinstance(document.get("teachers"), dict):
         document["teachers"] = {
-            name: _expand_teacher(teacher, document, folder, chain)
+            name: _expand_teacher(teacher, document, _Place(f"teachers.{name}", folder, chain))
             for name, teacher in document["teachers"].items()
         }
     return document
 
 
-def _expand_teacher(
-    teacher: Any, parent: Mapping[str, Any], folder: Path, chain: tuple[Path, ...]
-) -> Any:
+@dataclass(frozen=True)
+class _Place:
+    """Where a teacher stands: its dotted key, its folder, the recipe files that led here."""
+
+    key: str
+    folder: Path
+    chain: tuple[Path, ...]
+
+    def below(self, part: str | int) -> _Place:
+        return dataclasses.replace(self, key=join_key(self.key, part))
+
+
+def _expand_teacher(teacher: Any, parent: Mapping[str, Any], place: _Place) -> Any:
     if not isinstance(teacher, dict):
         return teacher
     teacher = dict(teacher)
     if isinstance(teacher.get("ensemble"), list):
-        members = [_expand_teacher(one, parent, folder, chain) for one in teacher["ensemble"]]
-        teacher["ensemble"] = members
+        inner = place.below("ensemble")
+        teacher["ensemble"] = [
+            _expand_teacher(member, parent, inner.below(position))
+            for position, member in enumerate(teacher["ensemble"])
+        ]
     if isinstance(teacher.get("calibrated"), dict):
-        teacher["calibrated"] = _expand_teacher(teacher["calibrated"], parent, folder, chain)
+        inner = place.below("calibrated")
+        teacher["calibrated"] = _expand_teacher(teacher["calibrated"], parent, inner)
     if isinstance(teacher.get("train"), str | dict) and set(teacher) <= {"train", "overrides"}:
-        teacher = _expand_trained(teacher, parent, folder, chain)
+        teacher = {"train": _trained(teacher, parent, place)}
     return teacher
 
 
-def _expand_trained(
-    teacher: dict[str, Any], parent: Mapping[str, Any], folder: Path, chain: tuple[Path, ...]
+def _trained(
+    teacher: Mapping[str, Any], parent: Mapping[str, Any], place: _Place
 ) -> dict[str, Any]:
-    inner = teacher["train"]
-    changes = _own_overrides(teacher)
+    """Return the recipe that trains a teacher, written out."""
+    inner, folder, chain = teacher["train"], place.folder, place.chain
+    changes = _own_overrides(teacher, place)
     if isinstance(inner, str):
         path = Path(inner)
         if path.resolve() in chain:
-            circle = " -> ".join(p.name for p in (*chain, path.resolve()))
-            raise RecipeError(f"teacher.train: a recipe cannot train its own teacher: {circle}")
-        inner, _ = read_document(path)
+            circle = " -> ".join(step.name for step in (*chain, path))
+            raise RecipeError(f"{place.key}.train: a recipe cannot train its own teacher: {circle}")
+        try:
+            inner, _ = read_document(path)
+        except RecipeError as error:
+            raise RecipeError(f"{place.key}.train: {error}") from None
         inner.setdefault("name", _name_from(path))
         folder, chain = path.parent, (*chain, path.resolve())
     inner = dict(inner)
@@ -144,18 +165,27 @@ def _expand_trained(
     inner = expand(inner, folder, chain)
     for change in changes:
         apply_override(inner, change)
-    if changes:
-        inner = expand(inner, folder, chain)
-    return {**{key: value for key, value in teacher.items() if key != "overrides"}, "train": inner}
+    return expand(inner, folder, chain) if changes else inner
 
 
-def _own_overrides(teacher: Mapping[str, Any]) -> list[Override]:
+def _own_overrides(teacher: Mapping[str, Any], place: _Place) -> list[Override]:
     overrides = teacher.get("overrides", {})
-    if not isinstance(overrides, dict | list):
-        raise RecipeError(f"teacher.overrides: expected a mapping, got {show(overrides)}")
-    if isinstance(overrides, list):
-        overrides = [str(text) for text in overrides]
+    if not isinstance(overrides, dict):
+        raise RecipeError(
+            f"{place.key}.overrides: expected a mapping of dotted keys, got {show(overrides)}"
+        )
     return read_overrides(overrides)
+
+
+@contextlib.contextmanager
+def _named(path: Path | None) -> Iterator[None]:
+    """Put the file's name before the message of an error that lacks it."""
+    try:
+        yield
+    except RecipeError as error:
+        if path is None or str(error).startswith(str(path)):
+            raise
+        raise RecipeError(f"{path}: {error}") from None
 
 
 def _name_from(path: Path) -> str:

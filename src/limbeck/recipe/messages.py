@@ -1,4 +1,4 @@
-"""Mistakes in a recipe, each said in one line: dotted key, value, what was expected, nearest key."""
+"""Mistakes in a recipe, each said in one line: key, value, what was expected, nearest key."""
 
 from __future__ import annotations
 
@@ -12,10 +12,17 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import Tag, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from limbeck.errors import LimbeckError, unknown
+from limbeck import errors
+from limbeck.errors import LimbeckError
 from limbeck.recipe.plain import join_key, show
 
 _OWN = "limbeck"
+TAGS = frozenset(
+    ["[key]", "<one>", "<several>", "<cohort>", "<peers>"]
+    + [f"<{kind}>" for kind in ("model", "run", "train", "ensemble", "calibrated", "virtual")]
+    + [f"<{kind}>" for kind in ("snapshot", "ema", "sklearn")]
+)
+"""Parts of pydantic's locations that are no keys: which member of a union was meant."""
 _EXPECTED = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -33,8 +40,16 @@ _EXPECTED = {
     "mapping_type": "a mapping (key: value)",
     "dataclass_type": "a mapping (key: value)",
     "dataclass_exact_type": "a mapping (key: value)",
+    "sequence_type": "a list",
+    "sequence_str": "a list",
+    "is_instance_of": "a list",
     "none_required": "null",
 }
+
+
+def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
+    """Return ``limbeck.errors.unknown`` for a name of any length."""
+    return errors.unknown(kind, name if len(name) <= 60 else f"{name[:59]}…", choices)
 
 
 def mistake(message: str, value: Any = None, loc: Sequence[str | int] = ()) -> ValidationError:
@@ -49,9 +64,11 @@ def unknown_key(name: str, choices: Iterable[str], value: Any = None) -> Validat
     return mistake(unknown("key", name, choices), value, (name,))
 
 
-def expected(what: str, value: Any, loc: Sequence[str | int] = ()) -> ValidationError:
-    """Return the error "expected <what>, got <value>"."""
-    return mistake(f"expected {what}, got {show(value)}{_hint(what, value)}", value, loc)
+def expected(
+    what: str, value: Any, hint: str = "", *, loc: Sequence[str | int] = ()
+) -> ValidationError:
+    """Return the error "expected <what>, got <value><hint>"."""
+    return mistake(f"expected {what}, got {show(value)}{hint or _hint(what, value)}", value, loc)
 
 
 def mistakes_in(error: ValidationError, root: type) -> list[tuple[str, str]]:
@@ -83,31 +100,38 @@ def _is_unknown(message: str) -> bool:
 
 def _one(details: Mapping[str, Any], root: type) -> tuple[str, str]:
     loc: tuple[str | int, ...] = details["loc"]
-    parts = [part for part in loc if not (isinstance(part, str) and part[:1] in ("<", "["))]
+    parts = [part for part in loc[:-1] if part not in TAGS]
+    if loc and (loc[-1] not in TAGS or details["type"] == "unexpected_keyword_argument"):
+        parts.append(loc[-1])
     key = ""
     for part in parts:
         key = join_key(key, part)
+    if details["type"] == "unexpected_keyword_argument":
+        return key, _unknown_key(key, str(parts[-1]), _type_at(root, loc[:-1]))
+    cause = details.get("ctx", {}).get("error")
+    if isinstance(cause, LimbeckError):
+        return _from_range_check(key, str(cause))
+    return key, describe(details)
+
+
+def describe(details: Mapping[str, Any]) -> str:
+    """Return what pydantic's error details say, as "expected …, got …"."""
     kind, value, context = details["type"], details.get("input"), details.get("ctx", {})
     if kind == _OWN:
-        return key, context["line"]
-    if kind == "unexpected_keyword_argument":
-        return key, _unknown_key(key, str(parts[-1]), _type_at(root, loc[:-1]))
+        return str(context["line"])
     if kind == "missing":
-        return key, "missing"
+        return "missing"
+    if kind == "literal_error":
+        return _literal(context["expected"], value)
+    what = _EXPECTED.get(kind)
     if kind in ("too_long", "too_short"):
         most = kind == "too_long"
-        bound = context["max_length" if most else "min_length"]
-        what = f"at {'most' if most else 'least'} {bound} entries"
-        return key, f"expected {what}, got {show(value)}"
-    if kind == "literal_error":
-        return key, _literal(context["expected"], value)
-    if kind == "value_error" and isinstance(context.get("error"), LimbeckError):
-        return _from_range_check(key, str(context["error"]))
-    if kind in _EXPECTED:
-        what = _EXPECTED[kind]
-        return key, f"expected {what}, got {show(value)}{_hint(what, value)}"
+        what = f"at {'most' if most else 'least'} {context['max_length' if most else 'min_length']}"
+        what += " entries"
+    if what is not None:
+        return f"expected {what}, got {show(value)}{_hint(what, value)}"
     text = details["msg"].removeprefix("Value error, ")
-    return key, f"{' '.join(text.split())}, got {show(value)}"
+    return f"{' '.join(text.split())}, got {show(value)}"
 
 
 def _literal(choices_text: str, value: Any) -> str:
@@ -160,7 +184,7 @@ def _type_at(kind: Any, loc: Sequence[str | int]) -> Any:
 
 
 def _step(kind: Any, part: str | int) -> Any:
-    if isinstance(part, str) and part.startswith("<"):
+    if isinstance(part, str) and part in TAGS:
         return _tagged(kind, part)
     kind = _plain_type(kind)
     if dataclasses.is_dataclass(kind):

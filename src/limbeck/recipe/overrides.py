@@ -46,9 +46,7 @@ def _read(text: str) -> Override:
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or not key:
-        raise RecipeError(
-            f"override {show(text)}: expected key=value, for example train.epochs=5"
-        )
+        raise RecipeError(f"override {show(text)}: expected key=value, for example train.epochs=5")
     if any(not part for part in key.split(".")):
         raise RecipeError(f"override {show(text)}: expected a dotted key, got {show(key)}")
     return Override(key, as_plain(parse_yaml(value, f"override {key}"), key))
@@ -66,9 +64,10 @@ def apply_override(document: dict[str, Any], override: Override) -> None:
     """
     parts = override.key.split(".")
     holder: Any = document
+    part: Any
     name, trail = "", ""
     while parts:
-        part: str | int = parts.pop(0)
+        part = parts.pop(0)
         if isinstance(holder, list):
             position, consumed = _position(holder, str(part), trail, override)
             if not consumed:
@@ -83,8 +82,9 @@ def apply_override(document: dict[str, Any], override: Override) -> None:
         if not parts:
             holder[part] = override.value
             return
-        found = holder[part] if isinstance(holder, list) else holder.get(str(part))
-        holder[part] = _written_out(found, name, parts[0], isinstance(holder, list))
+        is_list = isinstance(holder, list)
+        found = holder[part] if is_list else holder.get(part)
+        holder[part] = _written_out(found, name, parts[0], is_list)
         holder = holder[part]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from limbeck.recipe.arguments import is_path
 
-DATA_PATHS = ("folder", "path", "file", "root", "train", "validation_file", "test", "test_file")
+DATA_PATHS = ("root", "path", "test_path")
 """Options of data sources that are paths where they are text."""
 
 

@@ -73,7 +73,7 @@ class _Converter:
         where = key or "recipe"
         if depth > _MAX_DEPTH or self.seen > _MAX_VALUES:
             raise RecipeError(
-                f"{where[:80]}: nested too deeply or too large for a recipe (limits: {_MAX_DEPTH} "
+                f"{where[:60]}…: nested too deeply or too large for a recipe (limits: {_MAX_DEPTH} "
                 f"levels, {_MAX_VALUES} values)"
             )
         if value is None or isinstance(value, bool):
@@ -108,8 +108,7 @@ class _Converter:
                 )
             _check_text(name, join_key(key, show(name)))
         return {
-            name: self.convert(item, join_key(key, name), depth + 1)
-            for name, item in value.items()
+            name: self.convert(item, join_key(key, name), depth + 1) for name, item in value.items()
         }
 
 

@@ -20,9 +20,7 @@ _NOT_CONTENT = ("name", "output", "trackers", "checkpoints")
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
     """Return the recipe as plain data, every default visible; loading it gives it back."""
-    plain = _plain(recipe)
-    unused = "teachers" if not recipe.teachers else "teacher"
-    return {key: value for key, value in plain.items() if key != unused or key == "teacher"}
+    return _recipe(recipe)
 
 
 def recipe_yaml(recipe: Recipe) -> str:
@@ -43,12 +41,18 @@ def recipe_digest(document: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _recipe(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe's keys in order, with either ``teacher`` or ``teachers``."""
+    unused = "teacher" if recipe.teachers else "teachers"
+    names = [field.name for field in dataclasses.fields(recipe) if field.name != unused]
+    return {name: _plain(getattr(recipe, name)) for name in names}
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Method):
         return method_as_plain(value)
     if isinstance(value, Recipe):
-        fields = dataclasses.fields(value)
-        return {field.name: _plain(getattr(value, field.name)) for field in fields}
+        return _recipe(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         found = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return found | found.pop("arguments", {})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -22,12 +22,20 @@ from pydantic import (
 from limbeck.engine.settings import Checkpoints, Train
 from limbeck.methods.base import Method
 from limbeck.recipe import checkers
+from limbeck.recipe.checkers import Arguments
+from limbeck.recipe.teacher_schema import (
+    EmaTeacher,
+    ModelTeacher,
+    RunTeacher,
+    SklearnTeacher,
+    SnapshotTeacher,
+    VirtualTeacher,
+)
 
 FORMAT = 1
 """Version of the recipe format that this Limbeck reads and writes."""
 
 TaskName = Literal["auto", "classification", "multilabel", "regression"]
-Arguments = Annotated[Mapping[str, Any], AfterValidator(checkers.freeze)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,42 +95,6 @@ class StudentCohort:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Normalization:
-    """What a teacher expects of its inputs: ``(x - mean) / std`` for x in [0, 1], per channel."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        checkers.channel_statistics(self.mean, self.std)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelTeacher:
-    """A trained network.
-
-    Args:
-        model: see :class:`StudentModel`.
-        weights: a safetensors file; "random" for a teacher that has learned nothing; None where
-            the model brings its own (a folder, ``timm/`` with ``pretrained: true``, ``py:``).
-        normalize: statistics that the network was trained with; None: those of the data.
-        arguments: the network's own, written beside the name.
-    """
-
-    model: str
-    weights: str | None = None
-    normalize: Normalization | None = None
-    arguments: Arguments = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunTeacher:
-    """The student of an earlier run: a run folder, or the ``student`` folder inside it."""
-
-    run: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class TrainTeacher:
     """The student of another recipe, trained first, once, and found again by content.
 
@@ -166,70 +138,6 @@ class CalibratedTeacher:
     temperature: Annotated[float | str, PlainValidator(checkers.temperature)] = "auto-nll"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Virtual:
-    """A rule over labels.
-
-    Args:
-        kind: "smoothing": ``correct`` on the label, the rest spread evenly.
-        correct: probability of the label, in (0, 1).
-    """
-
-    kind: Literal["smoothing"] = "smoothing"
-    correct: float = 0.9
-
-    def __post_init__(self) -> None:
-        checkers.between(0, 1, "correct", self.correct)
-
-
-@dataclass(frozen=True, kw_only=True)
-class VirtualTeacher:
-    """A teacher without a network: see :class:`Virtual`."""
-
-    virtual: Virtual
-
-
-@dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """An earlier self.
-
-    Args:
-        every: epochs between snapshots, at least 1.
-    """
-
-    every: int = 1
-
-    def __post_init__(self) -> None:
-        checkers.at_least(1, "every", self.every)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SnapshotTeacher:
-    """The student as it was some epochs ago: see :class:`Snapshot`."""
-
-    snapshot: Snapshot
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sklearn:
-    """A scikit-learn estimator, fitted on the labelled samples of the training part.
-
-    Args:
-        estimator: the name of its class: "RandomForestClassifier" ...
-        arguments: its own, written beside the name.
-    """
-
-    estimator: str
-    arguments: Arguments = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SklearnTeacher:
-    """A fitted estimator: see :class:`Sklearn`. Never read from a pickle."""
-
-    sklearn: Annotated[Sklearn, BeforeValidator(checkers.sklearn_arguments)]
-
-
 Teacher = (
     ModelTeacher
     | RunTeacher
@@ -238,6 +146,7 @@ Teacher = (
     | CalibratedTeacher
     | VirtualTeacher
     | SnapshotTeacher
+    | EmaTeacher
     | SklearnTeacher
     | Literal["peers"]
 )
@@ -252,6 +161,7 @@ TeacherField = Annotated[
     | Annotated[CalibratedTeacher, Tag("<calibrated>")]
     | Annotated[VirtualTeacher, Tag("<virtual>")]
     | Annotated[SnapshotTeacher, Tag("<snapshot>")]
+    | Annotated[EmaTeacher, Tag("<ema>")]
     | Annotated[SklearnTeacher, Tag("<sklearn>")]
     | Annotated[Literal["peers"], Tag("<peers>")],
     Discriminator(checkers.teacher_kind),
@@ -260,9 +170,7 @@ TeacherField = Annotated[
 
 StudentField = Annotated[
     Annotated[StudentMember, Tag("<one>")]
-    | Annotated[
-        tuple[StudentMember, ...], AfterValidator(checkers.not_empty), Tag("<several>")
-    ]
+    | Annotated[tuple[StudentMember, ...], AfterValidator(checkers.not_empty), Tag("<several>")]
     | Annotated[StudentCohort, Tag("<cohort>")],
     Discriminator(checkers.student_kind),
     BeforeValidator(checkers.student_form),
@@ -296,7 +204,7 @@ class Recipe:
         train: see :class:`limbeck.engine.settings.Train`.
         checkpoints: see :class:`limbeck.engine.settings.Checkpoints`.
         trackers: logs besides metrics.jsonl: "tensorboard", "wandb".
-        output: the run's folder; None: ``runs/<name>-<seed>``.
+        output: the run's folder; None: ``runs/<name>-seed<seed>``.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)

@@ -7,7 +7,7 @@ are read by the rules of YAML 1.2: ``1e-3`` is a number, and only true and false
 from __future__ import annotations
 
 import re
-from typing import Any, cast
+from typing import Any
 
 import yaml
 
@@ -72,8 +72,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 for _tag, _pattern, _first in _SCALARS:
-    _Loader.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), list(_first) + [""])
-    _Dumper.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), list(_first))
+    _Loader.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), [*_first, ""])
+    _Dumper.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), [*_first])
 _Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 
 
@@ -141,12 +141,10 @@ def _line_and_column(text: str, position: int) -> tuple[int, int]:
 
 def write_yaml(data: Any) -> str:
     """Return plain data as YAML: keys in their order, one way to write each value."""
-    return cast(
-        str,
-        yaml.dump(
-            data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=96, indent=2
-        ),
+    text: str = yaml.dump(
+        data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=96, indent=2
     )
+    return text
 
 
 def key_lines(text: str) -> dict[str, int]:

@@ -97,13 +97,8 @@ def _resolve_role(
     match = _ONE_OF.fullmatch(body)
     role = match[1] if match else body
     if role not in roles:
-        if role == "stages" and body not in modules:
-            raise TapError(_no_stages(model))
-        if role in {"penultimate", "head"} and body not in modules:
-            raise TapError(
-                f"{type(model).__name__} has no role {role!r} and no linear layer: name a module "
-                "to tap, or give the model a roles() method"
-            )
+        if role in {"stages", "penultimate", "head"} and body not in modules:
+            raise TapError(_no_role(model, role))
         return None
     paths = roles[role]
     if isinstance(paths, str):
@@ -141,9 +136,14 @@ def _matching(pattern: str, modules: Sequence[str]) -> list[str]:
     return [name for name in modules if compiled.fullmatch(name)]
 
 
-def _no_stages(model: nn.Module) -> str:
-    if getattr(unwrap(model), "is_cohort", False):
+def _no_role(model: nn.Module, role: str) -> str:
+    if getattr(model, "is_cohort", False):
         return "a cohort has no roles of its own: tap 'members.0.<path>', or use TappedModel"
+    if role != "stages":
+        return (
+            f"{type(model).__name__} has no role {role!r} and no linear layer: name a module to "
+            "tap, or give the model a roles() method"
+        )
     return (
         f"{type(model).__name__} does not say what its stages are: name modules instead (such as "
         f"{_examples(model)}), pass roles=infer_roles(model, example), or give it a roles() method"

@@ -42,6 +42,8 @@ def roles_of(model: nn.Module) -> dict[str, list[str] | str]:
     absent: ``infer_roles`` finds stages by running the network once.
     """
     model = unwrap(model)
+    if getattr(model, "is_cohort", False):
+        return {}  # each member has its own
     declared = getattr(model, "roles", None)
     given = declared() if callable(declared) else declared
     roles: dict[str, list[str] | str] = {}

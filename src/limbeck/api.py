@@ -1,0 +1,336 @@
+"""``limbeck.distill``: a teacher, a student and data in; the best student and a Run out."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from limbeck.data import DataBundle, bundle_from, load_data
+from limbeck.engine.plan import Plan
+from limbeck.engine.run_folder import RunFolder
+from limbeck.engine.running import Outcome, run_plan
+from limbeck.engine.settings import Checkpoints, Optimizer, Schedule, Train
+from limbeck.errors import DataError, RecipeError, unknown
+from limbeck.methods import Method, MethodSum, as_methods, default_task_weight
+from limbeck.models import Cohort, build_model, load_model, model_spec
+from limbeck.teachers import PeersTeacher, Teacher, as_teacher
+
+
+class Run:
+    """A finished run.
+
+    Attributes:
+        path: the run's folder.
+        student: the plain trained module, in evaluation mode: no hooks, no adapters.
+        summary: everything summary.json says.
+    """
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.path: Path = outcome.folder.path
+        self.student: nn.Module = outcome.student
+        self.summary: Mapping[str, Any] = outcome.summary
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Metrics on the test part: accuracy, NLL, ECE, agreement with the teacher and so on."""
+        return dict(self.summary["metrics"].get("test", {}))
+
+    def report(self, out: Path | str | None = None) -> Path:
+        """Write one self-contained HTML page (default: ``report.html`` in the run's folder)."""
+        from limbeck.reports import write_report
+
+        return write_report([self.path], Path(out) if out else self.path / "report.html")
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value:.4g}" for name, value in self.metrics.items())
+        return f"Run({str(self.path)!r}, {shown})"
+
+
+def distill(
+    teacher: Any = None,
+    student: Any = None,
+    data: Any = None,
+    method: str | Method | MethodSum | Sequence[Any] = "kd",
+    *,
+    epochs: int | None = None,
+    lr: float | None = None,
+    batch_size: int | None = None,
+    train: Train | Mapping[str, Any] | None = None,
+    checkpoints: Checkpoints | None = None,
+    task: str | None = None,
+    task_weight: float | None = None,
+    num_classes: int | None = None,
+    forward: Callable[[nn.Module, Any], Any] | None = None,
+    seed: int = 0,
+    name: str | None = None,
+    output: str | Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> Run:
+    """Train the student that the method and the teacher can give.
+
+    Args:
+        teacher: a module; a Teacher; a list of modules (an ensemble); an object with
+            ``predict_proba`` or a callable that gives probabilities; a folder with a saved student;
+            a mapping of these by name; None for methods that need none.
+        student: a module (a copy of it is trained), a name of ``limbeck.models``, or a list of
+            these: a cohort, whose members are each other's teacher "peers".
+        data: a data set or ``(x, y)`` tensors, or ``(train, validation[, test])`` of these, or the
+            name of a bundled set, or a DataBundle. Missing parts are cut from train. A DataLoader
+            is read through its data set.
+        method: a name, a method such as ``lb.KD(temperature=2)``, or a sum of methods.
+        epochs: passes over the training part; None: 30.
+        lr: peak learning rate; None: that of the optimiser's default.
+        batch_size: samples a step; None: 64.
+        train: further training settings, as ``lb.Train(...)`` or a mapping of its fields.
+        checkpoints: when to write checkpoints, and how many stay.
+        task: "classification", "multilabel" or "regression"; None: guessed from the targets.
+        task_weight: weight of the one task term; None: that of the leftmost method's paper.
+        num_classes: None: counted in the training labels.
+        forward: ``forward(model, batch)`` for models that are not called as ``model(inputs)``.
+        seed: seed of everything random in training.
+        name: name of the arm in tables; None: made from the method.
+        output: the run's folder; None: ``runs/<name>-<seed>`` with a number where that exists.
+        resume: go on with the run in ``output``.
+        quiet: print nothing.
+
+    Returns:
+        A Run with ``.student``, ``.metrics`` and ``.report()``.
+
+    Raises:
+        LimbeckError: one line that says what does not fit, before anything is trained.
+
+    Example:
+        >>> import limbeck as lb
+        >>> run = lb.distill(student="mlp", data="digits", method="plain", epochs=1,
+        ...                  output="/tmp/limbeck-doctest", quiet=True)   # doctest: +SKIP
+    """
+    if student is None:
+        raise RecipeError("student: expected a module, a model's name or a list of these, got None")
+    methods = as_methods(method)
+    bundle = _as_bundle(data, task, num_classes, methods)
+    make_student, spec = _as_student(student, bundle)
+    settings = _as_train(train, epochs, lr, batch_size, data)
+    name = name or re.sub(r"\W+", "-", "+".join(m.name for m in methods)).strip("-")
+    plan = Plan(
+        name=name,
+        data=bundle,
+        make_student=make_student,
+        methods=methods,
+        teachers=_as_teachers(teacher, isinstance(student, list | tuple), forward),
+        task_weight=task_weight,
+        train=settings,
+        checkpoints=checkpoints or Checkpoints(),
+        seed=seed,
+        student_spec=spec,
+        forward=forward,
+        recipe=_record(name, bundle, student, teacher, methods, task_weight, settings, seed),
+    )
+    folder = Path(output) if output is not None else _free_folder(name, seed)
+    return Run(run_plan(plan, folder, resume=resume, quiet=quiet))
+
+
+def load_run(path: str | Path) -> Run:
+    """Open a finished run whose student Limbeck can rebuild by name."""
+    folder = RunFolder.open(path)
+    return Run(Outcome(folder, load_model(folder.student), folder.summary))
+
+
+def _as_bundle(
+    data: Any, task: str | None, num_classes: int | None, methods: Sequence[Method]
+) -> DataBundle:
+    if isinstance(data, DataBundle):
+        return data
+    if isinstance(data, str):
+        return load_data(data)
+    if data is None:
+        raise RecipeError("data: expected a data set, (x, y) tensors or parts of these, got None")
+    parts = data if _is_parts(data) else (data,)
+    read = [_as_dataset(part, methods) for part in parts]
+    return bundle_from(*read, task=task, num_classes=num_classes)
+
+
+def _is_parts(data: Any) -> bool:
+    """Whether a tuple is (train, validation[, test]) rather than (x, y)."""
+    if not isinstance(data, tuple | list) or len(data) not in (2, 3):
+        return False
+    return not all(hasattr(part, "shape") for part in data) and not (
+        isinstance(data[0], Mapping) and hasattr(data[1], "shape")
+    )
+
+
+def _as_dataset(part: Any, methods: Sequence[Method]) -> Any:
+    """Read a DataLoader through its data set; hold a stream in memory where no index is needed."""
+    if not isinstance(part, DataLoader):
+        return part
+    if not isinstance(part.dataset, IterableDataset):
+        from torch.utils.data import default_collate
+
+        from limbeck.data import DatasetSamples
+
+        if part.collate_fn is default_collate:
+            return part.dataset
+        return DatasetSamples(part.dataset, part.collate_fn, part.num_workers)
+    needing = [method.name for method in methods if method.card.needs_index]
+    if needing:
+        raise DataError(
+            f"data: method {needing[0]} needs the index of each sample, which a stream does not "
+            "have; write data=YourMapStyleDataset(...) with __len__ and __getitem__"
+        )
+    return _held(part)
+
+
+def _held(loader: DataLoader[Any]) -> TensorDataset:
+    """Read a stream of (x, y) batches once into memory."""
+    import torch
+
+    pairs = [(torch.as_tensor(x), torch.as_tensor(y)) for x, y in loader]
+    if not pairs:
+        raise DataError("data: the DataLoader gives no batch")
+    return TensorDataset(torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs]))
+
+
+def _as_student(student: Any, data: DataBundle) -> tuple[Callable[[], nn.Module], Any]:
+    if isinstance(student, list | tuple):
+        made = [_as_student(member, data) for member in student]
+        return lambda: Cohort([make() for make, _ in made]), [spec for _, spec in made]
+    if isinstance(student, str):
+        spec = model_spec(student, num_classes=data.num_outputs, input_shape=data.input_shape)
+        return (
+            lambda: build_model(
+                student, num_classes=data.num_outputs, input_shape=data.input_shape
+            ),
+            spec,
+        )
+    if isinstance(student, nn.Module):
+        return lambda: copy.deepcopy(student), None
+    if callable(student):
+        return student, None
+    raise RecipeError(
+        f"student: expected a module, a model's name or a list of these, got "
+        f"{type(student).__name__}"
+    )
+
+
+def _as_teachers(
+    teacher: Any, cohort: bool, forward: Callable[[nn.Module, Any], Any] | None
+) -> dict[str, Teacher]:
+    if isinstance(teacher, Mapping):
+        teachers = {name: _as_one_teacher(one, name, forward) for name, one in teacher.items()}
+    else:
+        teachers = {} if teacher is None else {
+            "teacher": _as_one_teacher(teacher, "teacher", forward)
+        }
+    if cohort and "peers" not in teachers:
+        teachers["peers"] = PeersTeacher()
+    return teachers
+
+
+def _as_one_teacher(
+    teacher: Any, name: str, forward: Callable[[nn.Module, Any], Any] | None
+) -> Teacher:
+    if isinstance(teacher, str | Path):
+        folder = Path(teacher)
+        teacher = load_model(folder / "student" if (folder / "student").is_dir() else folder)
+    if isinstance(teacher, nn.Module) and forward is not None:
+        from limbeck.teachers import LiveTeacher
+
+        return LiveTeacher(teacher, name=name, forward=forward)
+    return as_teacher(teacher, name)
+
+
+def _as_train(
+    train: Train | Mapping[str, Any] | None,
+    epochs: int | None,
+    lr: float | None,
+    batch_size: int | None,
+    data: Any,
+) -> Train:
+    if isinstance(train, Train):
+        settings = train
+    else:
+        settings = _train_from(dict(train or {}))
+    if batch_size is None and isinstance(data, DataLoader):
+        batch_size = data.batch_size
+    changes: dict[str, Any] = {}
+    if epochs is not None:
+        changes["epochs"] = epochs
+    if batch_size is not None:
+        changes["batch_size"] = batch_size
+    if lr is not None:
+        changes["optimizer"] = dataclasses.replace(settings.optimizer, lr=lr)
+    return dataclasses.replace(settings, **changes)
+
+
+def _train_from(values: dict[str, Any]) -> Train:
+    known = [field.name for field in dataclasses.fields(Train)]
+    for key in values:
+        if key not in known:
+            raise RecipeError("train: " + unknown("key", key, known))
+    for key, cls in (("optimizer", Optimizer), ("schedule", Schedule)):
+        if isinstance(values.get(key), Mapping):
+            values[key] = cls(**values[key])
+    return Train(**values)
+
+
+def _free_folder(name: str, seed: int) -> Path:
+    first = Path("runs") / f"{name}-{seed}"
+    number, folder = 2, first
+    while folder.exists():
+        folder = first.with_name(f"{first.name}-{number}")
+        number += 1
+    return folder
+
+
+def _record(
+    name: str,
+    data: DataBundle,
+    student: Any,
+    teacher: Any,
+    methods: tuple[Method, ...],
+    task_weight: float | None,
+    train: Train,
+    seed: int,
+) -> dict[str, Any]:
+    """Describe a run from Python for its recipe.yaml: objects by the name of their class."""
+    weight = default_task_weight(methods) if task_weight is None else task_weight
+    document: dict[str, Any] = {
+        "version": 1,
+        "name": name,
+        "seed": seed,
+        "task": {"kind": data.task, "weight": weight},
+        "data": {"name": data.name},
+        "student": _named(student),
+        "method": [
+            {"name": method.name, **_plain(dataclasses.asdict(method))} for method in methods
+        ],
+        "train": _plain(dataclasses.asdict(train)),
+    }
+    if teacher is not None:
+        document["teacher"] = _named(teacher)
+    return document
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_named(one) for one in value]
+    if isinstance(value, Mapping):
+        return {str(key): _named(one) for key, one in value.items()}
+    if isinstance(value, str | Path):
+        return {"model": str(value)}
+    return {"python": f"{type(value).__module__}.{type(value).__qualname__}"}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value

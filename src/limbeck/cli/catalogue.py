@@ -1,0 +1,181 @@
+"""The catalogue of methods, as a table and as one page each, read from the Cards."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from limbeck.methods.base import Method
+from limbeck.methods.card import Card
+from limbeck.methods.registry import all_methods, get_method
+
+_ORDER = (
+    "none",
+    "response",
+    "feature",
+    "relation",
+    "gradient",
+    "explanation",
+    "parameter",
+    "selection",
+)
+
+
+def catalogue_table() -> Table:
+    """Return a table of all methods, grouped by the knowledge that they hand over."""
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    for column in ("method", "knowledge", "paper", "year", "where", "tasks", "needs"):
+        table.add_column(column, no_wrap=column in ("method", "year"))
+    group = None
+    for name, kind in sorted(all_methods().items(), key=_by_knowledge):
+        card = kind.card
+        if group is not None and card.knowledge[-1] != group:
+            table.add_section()
+        group = card.knowledge[-1]
+        table.add_row(
+            Text(name, style="bold"),
+            ", ".join(card.knowledge),
+            _authors(card),
+            str(card.paper.year) if card.paper else "",
+            ", ".join(card.location) or "–",
+            ", ".join(card.tasks),
+            "; ".join(_needs(card)) or "nothing",
+        )
+    return table
+
+
+def _by_knowledge(item: tuple[str, type[Method]]) -> tuple[int, str]:
+    name, kind = item
+    return _ORDER.index(kind.card.knowledge[-1]), name
+
+
+def _authors(card: Card) -> str:
+    if card.paper is None:
+        return "–"
+    names = card.paper.authors.split(", ")
+    return names[0] if len(names) == 1 else f"{names[0]} et al."
+
+
+def _needs(card: Card) -> Iterator[str]:
+    """Say what a method needs, in a few words each."""
+    if card.needs_teacher:
+        what = {"outputs": "its outputs", "features": "its features", "head": "its head"}
+        yield f"a teacher ({what.get(card.teacher_access, card.teacher_access)})"
+    if card.students == "cohort":
+        yield "a cohort of students"
+    if card.supervision == "labels":
+        yield "labels"
+    if card.needs_index:
+        yield "sample indexes"
+    if card.double_backward:
+        yield "second derivatives"
+    if card.min_classes > 2:
+        yield f"{card.min_classes} classes or more"
+    if card.max_classes is not None:
+        yield f"{card.max_classes} classes at most"
+
+
+def card_text(name: str) -> Text:
+    """Return the page of one method; MethodError with the nearest name where there is none."""
+    kind = get_method(name)
+    card = kind.card
+    text = Text()
+    text.append(f"{card.title}", style="bold").append(f"  ({name})\n")
+    text.append(f"{_summary(kind)}\n\n")
+    for label, value in _facts(card):
+        text.append(f"{label:<12}", style="dim").append(f"{value}\n")
+    text.append("\nparameters\n", style="bold")
+    for line in _parameters(kind):
+        text.append(line + "\n")
+    text.append("\nrecipe\n", style="bold").append(_recipe(name, card))
+    text.append("\npython\n", style="bold").append(_python(kind))
+    return text
+
+
+def _summary(kind: type[Method]) -> str:
+    doc = inspect.getdoc(kind) or ""
+    return " ".join(doc.split("\n\n")[0].split())
+
+
+def _facts(card: Card) -> Iterator[tuple[str, str]]:
+    if card.paper is not None:
+        yield "paper", str(card.paper)
+        if card.paper.arxiv:
+            yield "", f"https://arxiv.org/abs/{card.paper.arxiv}"
+    yield "equation", card.equation
+    yield "knowledge", f"{', '.join(card.knowledge)}; carried by {card.transfer or 'its loss'}"
+    yield "where", ", ".join(card.location) or "–"
+    yield "tasks", ", ".join(card.tasks)
+    yield "needs", "; ".join(_needs(card)) or "nothing"
+    yield (
+        "labels",
+        {"labels": "needed", "labels optional": "used where there are some"}.get(
+            card.supervision, "not used"
+        ),
+    )
+    yield (
+        "task weight",
+        f"{card.task_weight:g}" + (" (it redefines the task term)" if card.replaces_task else ""),
+    )
+    yield "timing", card.timing
+    yield (
+        "cost",
+        f"{card.cost.teacher_forwards:g} teacher forwards and {card.cost.student_steps:g} student "
+        "steps a sample",
+    )
+    yield "faithful", card.faithful
+    for contract, reason in card.exempt.items():
+        yield "exempt", f"{contract}: {reason}"
+
+
+def _parameters(kind: type[Method]) -> Iterator[str]:
+    docs = _argument_docs(Method) | _argument_docs(kind)
+    for field in dataclasses.fields(kind):
+        if not field.init:
+            continue
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        head = f"  {field.name} = {default!r}"
+        yield head
+        for line in textwrap.wrap(docs.get(field.name, ""), 88):
+            yield f"      {line}"
+
+
+def _argument_docs(kind: type[Any]) -> dict[str, str]:
+    """Read the ``Args:`` block of a docstring."""
+    block = re.search(r"^Args:\n((?:[ ]+.*\n?|\n)*)", inspect.getdoc(kind) or "", re.MULTILINE)
+    if block is None:
+        return {}
+    entries = re.findall(r"^ {4}(\w+): ((?:.*\n?)(?:^ {5,}.*\n?)*)", block[1], re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+def _recipe(name: str, card: Card) -> str:
+    lines = ["data: digits"]
+    if card.students == "cohort":
+        lines += ["student: [cnn, cnn]"]
+    else:
+        lines += ["student: cnn"]
+        if card.needs_teacher:
+            lines += ["teacher: {train: teacher.yaml}"]
+    return textwrap.indent("\n".join([*lines, f"method: {name}"]) + "\n", "  ")
+
+
+def _python(kind: type[Method]) -> str:
+    card = kind.card
+    student = "student=[small, other]" if card.students == "cohort" else "student=small"
+    teacher = "teacher=big, " if card.needs_teacher and card.students != "cohort" else ""
+    return textwrap.indent(
+        "import limbeck as lb\n"
+        f"run = lb.distill({teacher}{student}, data=(train_set, val_set), "
+        f"method=lb.{kind.__name__}())\n",
+        "  ",
+    )

@@ -1,0 +1,264 @@
+"""Checks across the parts of a recipe, made before anything is trained: what the Cards say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from limbeck.errors import LimbeckError, MethodError, RecipeError, TeacherError, unknown
+from limbeck.methods.base import Method
+from limbeck.methods.card import Access
+from limbeck.methods.compose import MethodSum, default_task_weight
+from limbeck.recipe.plain import join_key
+from limbeck.recipe.schema import (
+    CalibratedTeacher,
+    EnsembleTeacher,
+    Recipe,
+    Teacher,
+    TrainTeacher,
+)
+from limbeck.recipe.teacher_schema import SklearnTeacher, VirtualTeacher
+from limbeck.teachers.base import Teacher as LiveTeacher
+
+if TYPE_CHECKING:
+    from limbeck.data.bundle import DataBundle
+
+MADE_ON_DEMAND = ("peers", "self")
+"""Teachers that need not be written down: a method that names them gets them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Where methods are to work.
+
+    Attributes:
+        teachers: what can be asked of each teacher, by name.
+        num_students: members of the cohort; 1 for one student.
+        task: the task's kind; None where it is not known yet.
+        num_outputs: classes or outputs; None where they are not known yet.
+        task_weight: weight of the task term; None: the leftmost method's paper's.
+        compile: whether torch.compile is on.
+        has_index: whether samples carry their index.
+    """
+
+    teachers: Mapping[str, Access] = field(default_factory=dict)
+    num_students: int = 1
+    task: str | None = None
+    num_outputs: int | None = None
+    task_weight: float | None = None
+    compile: bool = False
+    has_index: bool = True
+
+
+def check_recipe(recipe: Recipe) -> list[str]:
+    """Refuse parts that do not fit each other; return warnings, one line each.
+
+    Recipes of teachers are checked too. What depends on the data is left to :func:`check_data`.
+
+    Raises:
+        RecipeError: in one line, with the key.
+    """
+    warnings = []
+    for name, teacher in recipe.all_teachers.items():
+        key = "teacher" if recipe.teacher is not None else f"teachers.{name}"
+        warnings += _check_nested(teacher, key, recipe)
+    setting = Setting(
+        teachers=accesses(recipe),
+        num_students=len(recipe.students) if recipe.is_cohort else 1,
+        task=None if recipe.task.kind == "auto" else recipe.task.kind,
+        task_weight=recipe.task.weight,
+        compile=recipe.train.compile,
+    )
+    return [*warnings, *check_methods(recipe.methods, setting)]
+
+
+def check_data(recipe: Recipe, data: DataBundle) -> list[str]:
+    """Refuse data that do not fit the recipe; return warnings, one line each.
+
+    Raises:
+        RecipeError: in one line, with the key.
+    """
+    kind = recipe.task.kind
+    if kind not in ("auto", data.task):
+        raise RecipeError(f"task.kind: the data are for {data.task}, got {kind!r}")
+    setting = Setting(
+        teachers=accesses(recipe),
+        num_students=len(recipe.students) if recipe.is_cohort else 1,
+        task=data.task,
+        num_outputs=data.num_outputs,
+        task_weight=recipe.task.weight,
+        compile=recipe.train.compile,
+    )
+    check_methods(recipe.methods, setting)
+    for name, teacher in recipe.all_teachers.items():
+        if isinstance(teacher, VirtualTeacher) and data.task == "regression":
+            raise TeacherError(f"teachers.{name}.virtual: has no rule for regression")
+    return _check_labels(recipe, data)
+
+
+def _check_labels(recipe: Recipe, data: DataBundle) -> list[str]:
+    labelled = int(data.splits["train"].labelled.sum())
+    if labelled:
+        return []
+    if not any(method.card.needs_teacher for method in recipe.methods):
+        raise RecipeError("data: no training sample has a label, and no method asks a teacher")
+    for method in recipe.methods:
+        if method.card.supervision == "labels":
+            raise MethodError(f"method {method.name}: needs labels, and no training sample has one")
+    return ["no training sample has a label: the task term counts nothing"]
+
+
+def accesses(recipe: Recipe) -> dict[str, Access]:
+    """Return what can be asked of each teacher, those made on demand included."""
+    found = {name: access_of(teacher) for name, teacher in recipe.all_teachers.items()}
+    for name in made_on_demand(recipe):
+        found[name] = "features" if name == "peers" else "module"
+    return found
+
+
+def made_on_demand(recipe: Recipe) -> list[str]:
+    """Return the names of teachers that methods ask for and nobody wrote down."""
+    asked = [method.teacher for method in recipe.methods if method.card.needs_teacher]
+    written = recipe.all_teachers
+    names = [name for name in MADE_ON_DEMAND if name in asked and name not in written]
+    return [name for name in names if name == "self" or recipe.is_cohort]
+
+
+def access_of(teacher: Teacher) -> Access:
+    """Return the most that can be asked of a teacher."""
+    if teacher == "peers":
+        return "features"
+    if isinstance(teacher, CalibratedTeacher):
+        return access_of(teacher.calibrated)
+    if isinstance(teacher, EnsembleTeacher | VirtualTeacher | SklearnTeacher):
+        return "outputs"
+    return "module"
+
+
+def _check_nested(teacher: Teacher, key: str, recipe: Recipe) -> list[str]:
+    if teacher == "peers" and len(recipe.students) < 2:
+        raise RecipeError(f"{key}: peers need a cohort: write student as a list of models")
+    if isinstance(teacher, CalibratedTeacher):
+        return _check_nested(teacher.calibrated, f"{key}.calibrated", recipe)
+    if isinstance(teacher, EnsembleTeacher):
+        members = enumerate(teacher.ensemble)
+        found = [_check_nested(one, f"{key}.ensemble.{i}", recipe) for i, one in members]
+        return [line for lines in found for line in lines]
+    if not isinstance(teacher, TrainTeacher):
+        return []
+    inner = teacher.train
+    if (inner.is_cohort and len(inner.students) > 1) and inner.deploy == "ensemble":
+        note = f"{key}.train: the ensemble of the cohort is the teacher"
+        return [note, *_check_inner(inner, key)]
+    return _check_inner(inner, key)
+
+
+def _check_inner(inner: Recipe, key: str) -> list[str]:
+    try:
+        return [f"{key}.train: {line}" for line in check_recipe(inner)]
+    except LimbeckError as error:
+        raise type(error)(f"{key}.train.{error}") from None
+
+
+def check_methods(methods: Sequence[Method], setting: Setting) -> list[str]:
+    """Refuse methods that cannot work in this setting; return warnings, one line each.
+
+    Raises:
+        MethodError, TeacherError, RecipeError: in one line, with the key.
+    """
+    MethodSum(tuple(methods))
+    several = len(methods) > 1
+    for position, method in enumerate(methods):
+        key = join_key("method", position) if several else "method"
+        _check_task(method, setting, key)
+        _check_run(method, setting, key)
+        if method.card.needs_teacher:
+            _check_teacher(method, setting, key)
+    _check_something_to_learn(methods, setting)
+    return _unused_teachers(methods, setting)
+
+
+def _check_task(method: Method, setting: Setting, key: str) -> None:
+    card, classes = method.card, setting.num_outputs
+    if setting.task is not None and setting.task not in card.tasks:
+        raise MethodError(
+            f"{key}: {method.name} serves {', '.join(card.tasks)}; the task is {setting.task}"
+        )
+    if classes is None or setting.task == "regression":
+        return
+    if setting.task != "multilabel" and classes < card.min_classes:
+        raise MethodError(
+            f"{key}: {method.name} needs at least {card.min_classes} classes, the data have "
+            f"{classes}"
+        )
+    if card.max_classes is not None and classes > card.max_classes:
+        raise MethodError(
+            f"{key}: {method.name} takes at most {card.max_classes} classes, the data have "
+            f"{classes}"
+        )
+
+
+def _check_run(method: Method, setting: Setting, key: str) -> None:
+    card = method.card
+    if card.double_backward and setting.compile:
+        raise RecipeError(
+            f"train.compile: {method.name} takes second derivatives, which compiled modules do not "
+            "give; set train.compile=false"
+        )
+    if card.students == "cohort" and setting.num_students < 2:
+        raise MethodError(
+            f"{key}: {method.name} needs a cohort of at least two students, got "
+            f"{setting.num_students}; write student as a list of models"
+        )
+    if card.needs_index and not setting.has_index:
+        raise MethodError(
+            f"{key}: {method.name} needs the index of each sample, and these data give none; "
+            "pass a data set instead of a loader"
+        )
+
+
+def _check_teacher(method: Method, setting: Setting, key: str) -> None:
+    teachers = setting.teachers
+    if not teachers:
+        raise MethodError(
+            f"{key}: {method.name} needs a teacher, and the recipe names none; write teacher: "
+            "{train: teacher.yaml}, or another form"
+        )
+    if method.teacher is None and len(teachers) > 1:
+        names = ", ".join(teachers)
+        raise TeacherError(f"{key}.teacher: say which teacher {method.name} asks: {names}")
+    name = next(iter(teachers)) if method.teacher is None else method.teacher
+    if name not in teachers:
+        raise TeacherError(f"{key}.teacher: " + unknown("teacher", name, teachers))
+    if not can_give(teachers[name], method.card.teacher_access):
+        raise MethodError(
+            f"{key}: {method.name} asks for {method.card.teacher_access} of teacher {name!r}, "
+            f"which gives {teachers[name]} only; use a network as teacher, or a method that needs "
+            "outputs only"
+        )
+
+
+def can_give(access: Access, wanted: Access) -> bool:
+    """Whether a teacher with this access can give what a Card asks."""
+    teacher = LiveTeacher()
+    teacher.access = access
+    return teacher.can_give(wanted)
+
+
+def _check_something_to_learn(methods: Sequence[Method], setting: Setting) -> None:
+    weight = setting.task_weight
+    weight = default_task_weight(tuple(methods)) if weight is None else weight
+    teaching = [m for m in methods if m.card.needs_teacher and m.weight > 0]
+    if weight == 0 and not teaching:
+        names = " and ".join(method.name for method in methods)
+        raise RecipeError(f"task.weight: 0 leaves nothing to learn with {names}")
+
+
+def _unused_teachers(methods: Sequence[Method], setting: Setting) -> list[str]:
+    asking = [method for method in methods if method.card.needs_teacher]
+    if any(method.teacher is None for method in asking):
+        return []
+    asked = {method.teacher for method in asking}
+    names = [name for name in setting.teachers if name not in asked]
+    return [f"teacher {name!r} is given, but no method asks it" for name in names]

@@ -1,0 +1,240 @@
+"""Running recipes: what ``limbeck run``, ``resume`` and ``evaluate`` do, for Python too."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck.data.batch import Batch
+from limbeck.data.loader import eval_batches
+from limbeck.engine.evaluate import collect, score
+from limbeck.engine.plan import Plan
+from limbeck.engine.run_folder import RunFolder
+from limbeck.engine.running import Outcome, run_plan
+from limbeck.errors import CheckpointError, LimbeckError, RecipeError, unknown
+from limbeck.models import load_model
+from limbeck.recipe.build import Workshop, build_plan
+from limbeck.recipe.loading import load_recipe
+from limbeck.recipe.overrides import Overrides
+from limbeck.recipe.plain import join_key, show
+from limbeck.recipe.resolved import resolved
+from limbeck.recipe.schema import Recipe
+from limbeck.recipe.summary import describe_plan
+from limbeck.recipe.teacher_store import Store
+from limbeck.taps.outputs import as_outputs
+
+SPLITS = ("train", "validation", "test")
+_FREE_TO_DIFFER = ("output", "trackers", "checkpoints")
+_EVAL_BATCH = 512
+
+
+def default_output(recipe: Recipe) -> Path:
+    """Return the folder of a recipe's run: its ``output``, or ``runs/<name>-<seed>``."""
+    if recipe.output is not None:
+        return Path(recipe.output)
+    return Path("runs") / f"{recipe.name}-{recipe.seed}"
+
+
+def run_recipe(
+    source: str | Path | Mapping[str, Any] | Recipe,
+    overrides: Overrides = (),
+    *,
+    output: str | Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+    dry_run: bool = False,
+    allow_code: bool = False,
+    say: Callable[[str], None] = print,
+) -> Outcome | None:
+    """Run a recipe into a folder, its teachers first.
+
+    Args:
+        source: a recipe, a YAML file, or a mapping.
+        overrides: see :func:`limbeck.recipe.load_recipe`.
+        output: the run's folder; None: the recipe's ``output``, or ``runs/<name>-<seed>``.
+        resume: go on with the run in the folder; where there is none, start it.
+        quiet: say nothing.
+        dry_run: check everything and say what would be done; train nothing.
+        allow_code: also import models from code that is not installed.
+        say: gets each line for a person.
+
+    Returns:
+        the finished run; None after a dry run.
+
+    Raises:
+        LimbeckError: in one line, what does not fit; before training where that can be known.
+    """
+    recipe = source if isinstance(source, Recipe) else load_recipe(source, overrides)
+    folder = default_output(recipe) if output is None else Path(output)
+    begun = (folder / "recipe.yaml").exists()
+    if begun and not resume and not dry_run:
+        raise RecipeError(
+            f"output: {folder} holds a run already; go on with it (limbeck resume {folder}) or "
+            "choose another folder (--output)"
+        )
+    if begun and resume:
+        _check_same(recipe, RunFolder.open(folder))
+    tell = _nobody if quiet or int(os.environ.get("RANK", "0")) else say
+    plan = build_plan(
+        recipe, allow_code=allow_code, train_teachers=not dry_run, say=tell, quiet=quiet
+    )
+    for line in describe_plan(plan):
+        tell(line)
+    if dry_run:
+        tell(f"output would be {folder}; nothing was trained")
+        return None
+    return _finish(plan, folder, begun and resume, quiet, tell)
+
+
+def resume_run(
+    folder: str | Path,
+    *,
+    quiet: bool = False,
+    allow_code: bool = False,
+    say: Callable[[str], None] = print,
+) -> Outcome:
+    """Go on with an interrupted run, by its own recipe.
+
+    Raises:
+        CheckpointError: no run there, or one that was started from Python objects.
+    """
+    run = RunFolder.open(folder)
+    outcome = run_recipe(
+        recipe_of(run),
+        output=run.path,
+        resume=True,
+        quiet=quiet,
+        allow_code=allow_code,
+        say=say,
+    )
+    assert outcome is not None
+    return outcome
+
+
+def recipe_of(run: RunFolder, overrides: Overrides = ()) -> Recipe:
+    """Return the recipe of a run folder.
+
+    Raises:
+        CheckpointError: the run was started from Python objects, which no recipe can say.
+    """
+    document = run.recipe
+    if _holds_python(document):
+        raise CheckpointError(
+            f"{run.path}: was started from Python objects, which recipe.yaml cannot rebuild; go on "
+            f"in Python: limbeck.distill(..., output={str(run.path)!r}, resume=True)"
+        )
+    return load_recipe(document, overrides, folder=run.path)
+
+
+def evaluate_run(
+    folder: str | Path,
+    split: str = "test",
+    overrides: Overrides = (),
+    *,
+    allow_code: bool = False,
+) -> dict[str, float]:
+    """Measure the student of a finished run on one split of its data.
+
+    Args:
+        folder: the run's folder.
+        split: "test", "validation" or "train".
+        overrides: changes to the run's recipe: other data, say.
+        allow_code: also import models from code that is not installed.
+
+    Returns:
+        metrics by name. Agreement with the teacher is among them on the test split of the run's
+        own data, from the answers that the run kept.
+    """
+    if split not in SPLITS:
+        raise RecipeError("split: " + unknown("split", split, SPLITS))
+    run = RunFolder.open(folder)
+    recipe = recipe_of(run, overrides)
+    if run.summary.get("status") != "done":
+        raise CheckpointError(f"{run.path}: not finished; go on with: limbeck resume {run.path}")
+    data = Workshop(Store()).data(recipe)
+    student = load_model(run.student, allow_code=allow_code)
+
+    def ask(batch: Batch) -> Tensor:
+        return as_outputs(student(batch.inputs)).logits
+
+    batches = eval_batches(data.splits[split], _EVAL_BATCH, data.augment_eval)
+    answers = collect(ask, batches, torch.device("cpu"), modules=[student])
+    logits = answers.logits[0]
+    same_data = split == "test" and not overrides
+    teacher = _kept_answers(run, len(logits)) if same_data else None
+    return score(data.task, logits, answers.targets, teacher)
+
+
+def headlines(outcome: Outcome) -> list[str]:
+    """Return the lines that end a run: test metrics, and where things are."""
+    scores = outcome.summary.get("metrics", {}).get("test", {})
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+    path = outcome.folder.path
+    lines = [f"test: {shown}"] if shown else []
+    return [*lines, f"student: {outcome.folder.student}", f"report: limbeck report {path}"]
+
+
+def _nobody(line: str) -> None:
+    """Say nothing."""
+
+
+def _finish(
+    plan: Plan, folder: Path, resume: bool, quiet: bool, tell: Callable[[str], None]
+) -> Outcome:
+    outcome = run_plan(plan, folder, resume=resume, quiet=quiet)
+    for line in headlines(outcome):
+        tell(line)
+    return outcome
+
+
+def _check_same(recipe: Recipe, run: RunFolder) -> None:
+    """Refuse to go on with a run by another recipe than its own."""
+    was, now = _flat(run.recipe), _flat(resolved(recipe))
+    for key in dict.fromkeys([*now, *was]):
+        if key.split(".")[0] in _FREE_TO_DIFFER or was.get(key) == now.get(key):
+            continue
+        raise RecipeError(
+            f"{key}: the run in {run.path} has {show(was.get(key))}, the recipe "
+            f"{show(now.get(key))}; go on with the run's own recipe (limbeck resume {run.path}) or "
+            "choose another folder (--output)"
+        )
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    items = (
+        value.items()
+        if isinstance(value, Mapping)
+        else enumerate(value)
+        if isinstance(value, list) and value
+        else None
+    )
+    if not items:
+        return {key: value}
+    found: dict[str, Any] = {}
+    for part, item in items:
+        found |= _flat(item, join_key(key, part))
+    return found
+
+
+def _holds_python(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return "python" in value or any(_holds_python(item) for item in value.values())
+    return isinstance(value, list) and any(_holds_python(item) for item in value)
+
+
+def _kept_answers(run: RunFolder, num_samples: int) -> Tensor | None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not run.predictions.is_file():
+        return None
+    try:
+        kept = load_file(run.predictions).get("teacher_logits")
+    except (SafetensorError, OSError) as error:
+        raise LimbeckError(f"{run.predictions}: cannot be read ({error})") from error
+    return kept if kept is not None and len(kept) == num_samples else None

@@ -1,0 +1,115 @@
+"""Summary: the few lines that say what a run will do, before its first step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from limbeck.data.bundle import DataBundle
+from limbeck.engine.plan import Plan
+from limbeck.engine.settings import Optimizer, Schedule, Train
+from limbeck.methods.compose import default_task_weight
+from limbeck.models import count_parameters
+from limbeck.teachers.base import Teacher
+
+
+def describe_plan(plan: Plan) -> list[str]:
+    """Return the lines "label: text" that stand before the first step.
+
+    They name the data and its parts, teachers, student and sizes, the method terms with their
+    weights, the task weight and whose default it is, optimiser, schedule, seed and precision.
+    """
+    sizes = {name: _parameters(teacher) for name, teacher in plan.teachers.items()}
+    lines = [("data", _data(plan.data))]
+    for name, teacher in plan.teachers.items():
+        lines.append((f"teacher {name}", _teacher(teacher, sizes[name])))
+    lines.append(("student", _student(plan, sizes)))
+    lines += [("method", method.describe()) for method in plan.methods]
+    lines.append(("task weight", _task_weight(plan)))
+    lines.append(("training", _training(plan.train)))
+    lines.append(("optimiser", _optimizer(plan.train.optimizer)))
+    lines.append(("schedule", _schedule(plan.train.schedule)))
+    lines.append(("seed", _seed(plan)))
+    width = max(len(label) for label, _ in lines)
+    return [f"{label:<{width}}  {text}" for label, text in lines]
+
+
+def _data(data: DataBundle) -> str:
+    return data.describe()
+
+
+def _parameters(teacher: Teacher) -> int:
+    return 0 if teacher.module is None else count_parameters(teacher.module)
+
+
+def _teacher(teacher: Teacher, parameters: int) -> str:
+    text = teacher.describe().split(";")[0]  # how its inputs are moved is known once it is bound
+    counted = f"{parameters:,}"
+    return text if not parameters or counted in text else f"{text}, {counted} parameters"
+
+
+def _student(plan: Plan, teachers: Mapping[str, int]) -> str:
+    """Build a student to count it, without touching the random numbers of the run."""
+    with torch.random.fork_rng(devices=[]):
+        student = plan.make_student()
+    members = getattr(student, "members", None)
+    specs = plan.student_spec
+    listed = [specs] if isinstance(specs, Mapping) else list(specs or [])
+    names = [str(spec["model"]) for spec in listed] or [type(student).__name__]
+    count = count_parameters(student)
+    text = f"{' + '.join(names)}, {count:,} parameters"
+    if members is not None:
+        text = f"cohort of {len(members)} ({text}); deployed: {plan.cohort}"
+    largest = max(teachers.values(), default=0)
+    if largest and count:
+        text += f" ({largest / count:.1f}x smaller than the teacher)"
+    return text
+
+
+def _task_weight(plan: Plan) -> str:
+    if plan.task_weight is not None:
+        return f"{plan.task_weight:g} (as the recipe says)"
+    weight = default_task_weight(plan.methods)
+    return f"{weight:g} (default of {plan.methods[0].name})"
+
+
+def _training(train: Train) -> str:
+    parts = [f"{train.epochs} epochs, batch size {train.batch_size}"]
+    if train.accumulate > 1:
+        parts.append(f"in {train.accumulate} micro-batches")
+    if train.ema is not None:
+        parts.append(f"moving average {train.ema:g}")
+    if train.clip_norm is not None:
+        parts.append(f"gradient norm at most {train.clip_norm:g}")
+    return ", ".join([*parts, f"keeps {train.deploy}"])
+
+
+def _optimizer(optimizer: Optimizer) -> str:
+    parts = [f"{optimizer.name}, lr {optimizer.lr:g}"]
+    if optimizer.name == "sgd":
+        nesterov = " (nesterov)" if optimizer.nesterov else ""
+        parts.append(f"momentum {optimizer.momentum:g}{nesterov}")
+    else:
+        parts.append(f"betas {optimizer.betas[0]:g} and {optimizer.betas[1]:g}")
+    return ", ".join([*parts, f"weight decay {optimizer.weight_decay:g}"])
+
+
+def _schedule(schedule: Schedule) -> str:
+    text: str = schedule.name
+    if schedule.name == "multistep":
+        text += f" at {', '.join(f'{m:g}' for m in schedule.milestones)} by {schedule.gamma:g}"
+    elif schedule.name in ("cosine", "linear"):
+        text += f" to {schedule.final:g} of the peak"
+    if schedule.warmup_epochs:
+        text += f", warm-up over {schedule.warmup_epochs:g} epochs"
+    return text
+
+
+def _seed(plan: Plan) -> str:
+    train = plan.train
+    threads = train.threads or torch.get_num_threads()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parts = [str(plan.seed), train.precision, device]
+    parts.append(f"{threads} thread{'' if threads == 1 else 's'}")
+    return ", ".join(parts + ["compiled"] * train.compile)

@@ -1,0 +1,139 @@
+"""Teachers as a recipe says them, but for those that hold other teachers or recipes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator
+
+from limbeck.recipe import checkers
+from limbeck.recipe.checkers import Arguments
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalization:
+    """What a teacher expects of its inputs: ``(x - mean) / std`` for x in [0, 1], per channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        checkers.channel_statistics(self.mean, self.std)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelTeacher:
+    """A trained network.
+
+    Args:
+        model: a registered name, ``timm/<id>``, ``py:module:function``, or a folder with a saved
+            model.
+        weights: a safetensors file; "random" for a teacher that has learned nothing; None where
+            the model brings its own (a folder, ``timm/`` with ``pretrained: true``, ``py:``).
+        normalize: statistics that the network was trained with; None: those of the data.
+        arguments: the network's own, written beside the name.
+    """
+
+    model: str
+    weights: str | None = None
+    normalize: Normalization | None = None
+    arguments: Arguments = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunTeacher:
+    """The student of an earlier run: a run folder, or the ``student`` folder inside it."""
+
+    run: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Virtual:
+    """A rule over labels.
+
+    Args:
+        kind: "smoothing": ``correct`` on the label, the rest spread evenly.
+        correct: probability of the label, in (0, 1).
+    """
+
+    kind: Literal["smoothing"] = "smoothing"
+    correct: float = 0.9
+
+    def __post_init__(self) -> None:
+        checkers.between(0, 1, "correct", self.correct)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VirtualTeacher:
+    """A teacher without a network: see :class:`Virtual`."""
+
+    virtual: Virtual
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """An earlier self.
+
+    Args:
+        every: epochs between snapshots, at least 1.
+        start: epochs done when the first is taken, at least 1; None: ``every``.
+    """
+
+    every: int = 1
+    start: int | None = None
+
+    def __post_init__(self) -> None:
+        checkers.at_least(1, "every", self.every)
+        checkers.at_least(1, "start", self.start)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotTeacher:
+    """The student as it was some epochs ago: see :class:`Snapshot`."""
+
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ema:
+    """The moving average of the student.
+
+    Args:
+        decay: in [0, 1).
+        warm_up: whether the decay grows from 0.
+    """
+
+    decay: float = 0.999
+    warm_up: bool = True
+
+    def __post_init__(self) -> None:
+        checkers.at_least(0, "decay", self.decay)
+        checkers.below(1, "decay", self.decay)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmaTeacher:
+    """The student's own moving average: see :class:`Ema`."""
+
+    ema: Ema
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sklearn:
+    """A scikit-learn estimator, fitted on the labelled samples of the training part.
+
+    Args:
+        estimator: the name of its class: "RandomForestClassifier" ...
+        arguments: its own, written beside the name.
+    """
+
+    estimator: str
+    arguments: Arguments = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SklearnTeacher:
+    """A fitted estimator: see :class:`Sklearn`. Never read from a pickle."""
+
+    sklearn: Annotated[Sklearn, BeforeValidator(checkers.sklearn_arguments)]

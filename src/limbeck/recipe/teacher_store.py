@@ -1,0 +1,121 @@
+"""Teacher store: teachers that are recipes, trained once and found again by content."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from torch import nn
+
+from limbeck.data.bundle import DataBundle
+from limbeck.engine.run_folder import RunFolder
+from limbeck.errors import LimbeckError, StorageError
+from limbeck.recipe.resolved import recipe_digest, resolved
+from limbeck.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from limbeck.recipe.build import Workshop
+
+FORMAT = 1
+"""Version of the keys: teachers of another version are trained anew."""
+
+
+class Store:
+    """A folder of trained teachers, each under the digest of what made it.
+
+    Args:
+        folder: None: ``$LIMBECK_HOME/teachers`` where that is set, else ``runs/teachers``.
+    """
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        home = os.environ.get("LIMBECK_HOME")
+        default = Path(home) / "teachers" if home else Path("runs") / "teachers"
+        self.folder = default if folder is None else Path(folder)
+
+    def place(self, recipe: Recipe, data: DataBundle) -> Path:
+        """Return the folder of a recipe's student: recipe, data and format decide it."""
+        parts = (str(FORMAT), recipe_digest(resolved(recipe)), data.fingerprint())
+        return self.folder / hashlib.sha256("|".join(parts).encode()).hexdigest()[:20]
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether a finished run lies in ``folder``."""
+    try:
+        done = RunFolder(folder).summary.get("status") == "done"
+    except LimbeckError:
+        return False
+    return done and (folder / "student" / "model.safetensors").is_file()
+
+
+def obtain(recipe: Recipe, workshop: Workshop, key: str) -> Path | nn.Module:
+    """Return the run folder of a teacher's recipe; train it first, or go on training it.
+
+    Args:
+        recipe: the teacher's recipe.
+        workshop: tools; its ``train`` False: an untrained network is returned instead.
+        key: where the recipe stands, for messages.
+    """
+    from limbeck.recipe.build import at, plan_with, same_random_numbers
+
+    with at(key):
+        data = workshop.data(recipe)
+        folder = workshop.store.place(recipe, data)
+        if is_trained(folder):
+            workshop.say(f"{key}: found again, trained already ({folder})")
+            return folder
+        plan = plan_with(workshop, recipe)
+        if not workshop.train:
+            workshop.say(f"{key}: will be trained first ({folder})")
+            with same_random_numbers(recipe.seed):
+                student = plan.make_student()
+            return next(iter(student.members)) if recipe.is_cohort else student  # type: ignore
+        with _locked(folder, workshop):
+            _train(folder, plan, workshop, key)
+    return folder
+
+
+def _train(folder: Path, plan: object, workshop: Workshop, key: str) -> None:
+    """Run the plan into its folder; every rank does the same."""
+    from limbeck.engine.distributed import joined_world
+    from limbeck.engine.running import run_plan
+
+    with joined_world() as world:  # all ranks act on what rank 0 sees
+        trained, begun = world.share((is_trained(folder), (folder / "recipe.yaml").exists()))
+        if trained:
+            return
+        verb = "is trained further" if begun else "is trained first"
+        if world.leads:
+            workshop.say(f"{key}: {verb} ({folder})")
+        run_plan(plan, folder, resume=begun, quiet=workshop.quiet)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, workshop: Workshop) -> Iterator[None]:
+    """Let one process at a time train this teacher; the others wait and then find it."""
+    if int(os.environ.get("RANK", "0")) != 0:
+        yield  # ranks of one job move together: the first holds the lock for all
+        return
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        opened = folder.with_suffix(".lock").open("w")
+    except OSError as error:
+        raise StorageError(f"{folder.parent}: cannot be written ({error.strerror})") from error
+    with opened:
+        _lock(opened, folder, workshop)
+        yield
+
+
+def _lock(opened: TextIO, folder: Path, workshop: Workshop) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such lock; two trainings at once then end in an error
+        return
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        workshop.say(f"waiting for another process that trains {folder}")
+        fcntl.flock(opened, fcntl.LOCK_EX)

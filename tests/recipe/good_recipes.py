@@ -1,0 +1,78 @@
+"""Recipes that are right, one for each way of writing things; tests damage them."""
+
+from typing import Any
+
+MODEL_TEACHER = {"model": "cnn", "weights": "random", "channels": [8, 16]}
+
+GOOD: dict[str, dict[str, Any]] = {
+    "short": {"data": "digits", "student": "cnn", "method": "plain"},
+    "kd": {
+        "version": 1,
+        "name": "kd",
+        "seed": 3,
+        "task": {"kind": "classification", "weight": 0.1},
+        "data": {"name": "digits", "labels_per_class": 10, "seed": 1},
+        "teacher": {
+            **MODEL_TEACHER,
+            "normalize": {"mean": [0.3], "std": [0.4]},
+        },
+        "student": {"model": "cnn", "channels": [4, 8], "layers": 1},
+        "method": {"name": "kd", "temperature": 2, "weight": 0.9},
+        "train": {
+            "epochs": 2,
+            "batch_size": 32,
+            "clip_norm": 1.0,
+            "optimizer": {"name": "adamw", "lr": 0.003, "betas": [0.9, 0.99]},
+            "schedule": {"name": "multistep", "milestones": [0.5, 0.75], "gamma": 0.2},
+        },
+        "checkpoints": {"every_epochs": 1, "keep": 1},
+        "trackers": ["tensorboard"],
+    },
+    "trained": {
+        "data": {"name": "digits", "label_fraction": 0.1},
+        "teacher": {
+            "train": {
+                "student": {"model": "cnn", "norm": "group"},
+                "method": "plain",
+                "train": {"epochs": 2, "schedule": {"warmup_epochs": 1}},
+            }
+        },
+        "student": "cnn",
+        "method": "kd",
+    },
+    "ensemble": {
+        "data": "digits",
+        "teachers": {
+            "big": {"ensemble": [MODEL_TEACHER, MODEL_TEACHER], "weights": [1, 2]},
+            "rule": {"virtual": {"kind": "smoothing", "correct": 0.9}},
+        },
+        "student": {"model": "mlp", "widths": [32]},
+        "method": [{"name": "kd", "teacher": "big"}, {"name": "fitnet", "teacher": "big"}],
+    },
+    "calibrated": {
+        "data": "digits",
+        "teacher": {"calibrated": MODEL_TEACHER, "temperature": "auto-nll"},
+        "student": "cnn",
+        "method": {"name": "kd", "reduction": "elementwise"},
+    },
+    "cohort": {
+        "data": "digits",
+        "student": {"models": ["cnn", {"model": "mlp", "widths": [16]}], "deploy": "ensemble"},
+        "method": "dml",
+        "train": {"epochs": 1, "ema": 0.99, "deploy": "ema"},
+    },
+    "forest": {
+        "data": "digits",
+        "teacher": {"sklearn": {"estimator": "RandomForestClassifier", "n_estimators": 5}},
+        "student": [{"model": "cnn", "dropout": 0.1}],
+        "method": "kd",
+        "train": {"precision": "bfloat16", "views": 4},
+    },
+    "snapshot": {
+        "data": "digits",
+        "teacher": {"snapshot": {"every": 2}},
+        "student": {"model": "cnn"},
+        "method": ["label_smoothing"],
+        "output": "runs/here",
+    },
+}
