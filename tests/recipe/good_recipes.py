@@ -44,10 +44,11 @@ GOOD: dict[str, dict[str, Any]] = {
         "data": "digits",
         "teachers": {
             "big": {"ensemble": [MODEL_TEACHER, MODEL_TEACHER], "weights": [1, 2]},
+            "solo": MODEL_TEACHER,
             "rule": {"virtual": {"kind": "smoothing", "correct": 0.9}},
         },
         "student": {"model": "mlp", "widths": [32]},
-        "method": [{"name": "kd", "teacher": "big"}, {"name": "fitnet", "teacher": "big"}],
+        "method": [{"name": "kd", "teacher": "big"}, {"name": "fitnet", "teacher": "solo"}],
     },
     "calibrated": {
         "data": "digits",

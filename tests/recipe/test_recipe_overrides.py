@@ -72,6 +72,21 @@ def test_teachers_and_their_recipes() -> None:
     assert recipe.teacher.train.train.epochs == 9
 
 
+def test_a_teachers_recipe_follows_the_data_as_they_are_changed() -> None:
+    recipe = _loaded("trained", "data.seed=7", "teacher.train.data.label_fraction=0.5")
+    assert recipe.data.arguments["seed"] == recipe.teacher.train.data.arguments["seed"] == 7
+    assert recipe.data.arguments["label_fraction"] == 0.1
+    assert recipe.teacher.train.data.arguments["label_fraction"] == 0.5
+
+
+def test_a_teacher_can_be_exchanged() -> None:
+    recipe = _loaded("trained", "teacher={train: {student: mlp, method: plain}}")
+    assert recipe.teacher.train.student.model == "mlp"
+    assert recipe.teacher.train.data == recipe.data
+    with pytest.raises(RecipeError, match="teacher: expected one kind of teacher, got model and t"):
+        _loaded("kd", "teacher.train.train.epochs=3")
+
+
 def test_python_values() -> None:
     recipe = load_recipe(GOOD["kd"], {"train.epochs": 4, "student.channels": (1, 2)})
     assert recipe.train.epochs == 4

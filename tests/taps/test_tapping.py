@@ -132,9 +132,9 @@ def test_the_first_tensor_of_what_a_module_returns(wrap, open_, require_grad):
 
 def test_modules_without_tensors_are_refused():
     model = nn.ModuleDict({"inner": Wrapped(lambda t: 3)})
-    with pytest.raises(TapError, match="tap 'inner': the output holds no tensor"):
-        with tapping(model, "inner"):
-            model["inner"](torch.randn(1, 3))
+    message = "tap 'inner': the output holds no tensor"
+    with pytest.raises(TapError, match=message), tapping(model, "inner"):
+        model["inner"](torch.randn(1, 3))
 
 
 def test_a_module_that_is_not_reached(resnet):
@@ -147,9 +147,9 @@ def test_a_module_that_is_not_reached(resnet):
 @pytest.mark.parametrize("taps", [["1"], ["2:in"]])
 def test_tensors_overwritten_in_place_are_refused(taps):
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.ReLU(inplace=True))
-    with pytest.raises(TapError, match=r"changed in place after .* \(an activation with inplace"):
-        with tapping(model, taps):
-            model(torch.randn(4, 3))
+    message = r"changed in place after .* \(an activation with inplace"
+    with pytest.raises(TapError, match=message), tapping(model, taps):
+        model(torch.randn(4, 3))
     with tapping(model, ["0", "2"]) as store:
         out = model(torch.randn(4, 3))
     assert store["2"] is out
@@ -162,9 +162,9 @@ def test_inference_mode_tensors_can_be_tapped(resnet):
 
 
 def test_autocast_features_keep_their_type_and_graph(resnet):
-    with tapping(resnet, ["layer2.0.conv1", "stages[-1]"]) as store:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = resnet(torch.randn(2, 3, 16, 16))
+    taps = ["layer2.0.conv1", "stages[-1]"]
+    with tapping(resnet, taps) as store, torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = resnet(torch.randn(2, 3, 16, 16))
     assert store["layer2.0.conv1"].dtype == torch.bfloat16
     (store["layer2.0.conv1"].float().sum() + logits.float().sum()).backward()
     assert resnet.conv1.weight.grad.abs().sum() > 0
@@ -262,9 +262,9 @@ def test_keyword_inputs():
     with tapping(model, "input", require_grad=True) as store:
         logits = model(vectors=torch.randn(2, 3, 4))
     assert torch.autograd.grad(logits.sum(), store["input"])[0].shape == (2, 3, 4)
-    with pytest.raises(TapError, match=r"torch.int64 values have no gradients; tap the embedding"):
-        with tapping(model, "input", require_grad=True):
-            model(ids=torch.zeros(2, 3, dtype=torch.long))
+    message = r"torch\.int64 values have no gradients; tap the embedding"
+    with pytest.raises(TapError, match=message), tapping(model, "input", require_grad=True):
+        model(ids=torch.zeros(2, 3, dtype=torch.long))
     with tapping(model, ["embed", "input"]) as store:
         model(ids=torch.zeros(2, 3, dtype=torch.long))
     assert store["input"].dtype == torch.int64
@@ -272,6 +272,7 @@ def test_keyword_inputs():
 
 def test_gradients_under_no_grad_are_refused(resnet):
     resnet.requires_grad_(False)
-    with pytest.raises(TapError, match=r"require_grad=True under no_grad"):
-        with torch.no_grad(), tapping(resnet, "layer1", require_grad=True):
-            resnet(torch.randn(1, 3, 16, 16))
+    tapped = tapping(resnet, "layer1", require_grad=True)
+    message = "require_grad=True under no_grad"
+    with pytest.raises(TapError, match=message), torch.no_grad(), tapped:
+        resnet(torch.randn(1, 3, 16, 16))

@@ -86,8 +86,8 @@ def test_compiling_inside_the_context():
 def test_compiled_under_autocast():
     torch._dynamo.reset()
     _, model = make_pair()
-    with TappedModel(model, "stages", compile={"backend": "aot_eager"}) as tapped:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            outputs = tapped(torch.randn(2, 3, 16, 16))
+    tapped = TappedModel(model, "stages", compile={"backend": "aot_eager"})
+    with tapped, torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = tapped(torch.randn(2, 3, 16, 16))
     outputs.features["stages.1"].float().sum().backward()
     assert model.layer1[0].conv1.weight.grad.abs().sum() > 0

@@ -28,7 +28,7 @@ def demo(
 
     limbeck demo --seeds 2 --output /tmp/first-look
     """
-    from limbeck.studies.demo import run_demo
+    from limbeck.demo import run_demo
 
     run_demo(output, seeds=seeds, quiet=quiet)
 

@@ -95,6 +95,8 @@ def assemble(plan: Plan, world: World) -> Assembly:
     check_student(student, plan, world)
     runtimes = _prepare(plan, student, ctx)
     student = _changed_student(student, runtimes)
+    for teacher in plan.teachers.values():
+        teacher.meet(student)
     graph = _announce_taps(plan, runtimes)
     taps = [[tap for runtime in group for tap in runtime.student_taps()] for group in runtimes]
     voice = StudentVoice(student, taps, forward=plan.forward, compile=plan.train.compile)

@@ -95,8 +95,14 @@ def build_plan(
     return plan_with(workshop, recipe)
 
 
-def plan_with(workshop: Workshop, recipe: Recipe) -> Plan:
-    """Build a plan with the tools of a workshop."""
+def plan_with(workshop: Workshop, recipe: Recipe, key: str = "") -> Plan:
+    """Build a plan with the tools of a workshop.
+
+    Args:
+        workshop: tools and settings.
+        recipe: what to build.
+        key: where the recipe stands, if it is that of a teacher.
+    """
     from limbeck.recipe.build_teachers import build_teachers
 
     data = workshop.data(recipe)
@@ -110,7 +116,7 @@ def plan_with(workshop: Workshop, recipe: Recipe) -> Plan:
         data=data,
         make_student=make_student,
         methods=recipe.methods,
-        teachers=build_teachers(workshop, recipe, data),
+        teachers=build_teachers(workshop, recipe, data, key),
         task_weight=recipe.task.weight,
         train=recipe.train,
         checkpoints=recipe.checkpoints,

@@ -17,6 +17,7 @@ from limbeck.models.io import _fill
 from limbeck.recipe import schema, teacher_schema
 from limbeck.recipe.build import Workshop, at, same_random_numbers
 from limbeck.recipe.checks import made_on_demand
+from limbeck.recipe.plain import join_key
 from limbeck.recipe.schema import Recipe
 from limbeck.recipe.teacher_store import obtain
 from limbeck.teachers.base import Teacher
@@ -66,11 +67,20 @@ class Making:
         )
 
 
-def build_teachers(workshop: Workshop, recipe: Recipe, data: DataBundle) -> dict[str, Teacher]:
-    """Return the teachers of a recipe by name, trained or found again where they are recipes."""
+def build_teachers(
+    workshop: Workshop, recipe: Recipe, data: DataBundle, where: str = ""
+) -> dict[str, Teacher]:
+    """Return the teachers of a recipe by name, trained or found again where they are recipes.
+
+    Args:
+        workshop: tools and settings.
+        recipe: whose teachers.
+        data: what they will be asked about.
+        where: the key of the recipe, if it is that of a teacher itself.
+    """
     teachers = {}
     for name, spec in recipe.all_teachers.items():
-        key = "teacher" if recipe.teacher is not None else f"teachers.{name}"
+        key = join_key(where, "teacher" if recipe.teacher is not None else f"teachers.{name}")
         with at(key):
             teachers[name] = make(spec, Making(workshop, recipe, data, name, key))
     on_demand: dict[str, Callable[[], Teacher]] = {

@@ -67,7 +67,7 @@ def obtain(recipe: Recipe, workshop: Workshop, key: str) -> Path | nn.Module:
         if is_trained(folder):
             workshop.say(f"{key}: found again, trained already ({folder})")
             return folder
-        plan = plan_with(workshop, recipe)
+        plan = plan_with(workshop, recipe, key)
         if not workshop.train:
             workshop.say(f"{key}: will be trained first ({folder})")
             with same_random_numbers(recipe.seed):

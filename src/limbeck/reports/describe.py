@@ -27,7 +27,7 @@ class Fact:
 
 
 def facts(evidence: Evidence) -> list[Fact]:
-    """Return data, teacher, student, method, training and seeds; what is not recorded is left out."""
+    """Return data, teacher, student, loss, training and seeds, as far as they are recorded."""
     readers: list[tuple[str, Callable[[Arm], str]]] = [
         ("Task", lambda arm: arm.example.task),
         ("Data", lambda arm: data_text(arm.example)),
@@ -213,9 +213,9 @@ def training_text(arm: Arm) -> str:
         parts.append(count_of(train["epochs"], "epoch"))
     if isinstance(train.get("batch_size"), int):
         parts.append(f"batches of {train['batch_size']:,}")
-    steps = {run.summary.get("steps") for run in arm.runs} - {None}
-    if len(steps) == 1:
-        parts.append(count_of(int(steps.pop()), "step"))
+    steps = {run.summary.get("steps") for run in arm.runs}
+    if len(steps) == 1 and isinstance(number := steps.pop(), int):
+        parts.append(count_of(number, "step"))
     if train.get("precision") not in (None, "float32"):
         parts.append(str(train["precision"]))
     kept = {"best": "best epoch by validation kept", "last": "last epoch kept"}

@@ -48,7 +48,7 @@ class Metric:
     @property
     def phrase(self) -> str:
         """The label as it stands inside a sentence: abbreviations keep their capitals."""
-        return self.label if self.label[1:2].isupper() else self.label.lower()
+        return self.label.lower() if self.label[1:2].islower() else self.label
 
 
 _KNOWN = (

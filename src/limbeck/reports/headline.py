@@ -60,7 +60,7 @@ def _compared(evidence: Evidence, arm: Arm, comparison: Comparison) -> str:
     between = f"from {_value(metric, before)} to {_value(metric, after)}{unit} {change}"
     if not difference.has_interval:
         text = f"{arm.label} against {base.label}: {names} goes {between}; one seed tells no more"
-    elif difference.contains(0.0):
+    elif difference.contains(0.0) or comparison.p_holm >= 1 - difference.confidence:
         text = (
             f"{arm.label} and {base.label} cannot be told apart in {names}: "
             f"{_value(metric, after)} against {_value(metric, before)}{unit} {change}"
@@ -132,7 +132,7 @@ def cautions(evidence: Evidence) -> list[str]:
             )
         for run in arm.replaced:
             found.append(
-                f"{run.path.name} repeats seed {run.seed} of {arm.label}: only the later run counts."
+                f"{run.path.name} repeats seed {run.seed} of {arm.label}: the later run counts."
             )
     found += [f"{run.path.name}: {note}." for run in evidence.records for note in run.notes]
     found += [*_few_seeds(evidence), *_unequal(evidence), *_selection(evidence)]
@@ -178,7 +178,7 @@ def _selection(evidence: Evidence) -> list[str]:
     num = len(evidence.finished) - 1
     return [
         f"The headline names the best of {num} arms on the {evidence.split} set itself, which"
-        " flatters it a little; the p-values in the table are corrected for it, its interval is not."
+        " flatters it a little: the p-values in the table are corrected for it, its interval not."
     ]
 
 
