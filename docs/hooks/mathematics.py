@@ -13,6 +13,7 @@ import html
 import io
 import re
 
+SIZE = 12  # points: the size of the text around
 BLOCK = re.compile(
     r"^(?P<indent>[ ]*)\.\. math::[ ]*(?P<line>[^\n]*)\n?"
     r"(?P<body>(?:(?P=indent)[ ]+[^\n]*\n?|[ ]*\n)*)",
@@ -28,15 +29,19 @@ def svg(latex: str) -> tuple[str, float] | None:
     """Return the equation as an SVG document and its depth in points; None if it cannot be set."""
     import matplotlib as mpl
     from matplotlib import mathtext
+    from matplotlib.font_manager import FontProperties
 
     target = io.BytesIO()
     try:
-        with mpl.rc_context({"svg.hashsalt": "limbeck", "svg.fonttype": "path"}):
-            depth = mathtext.math_to_image(f"${latex}$", target, format="svg")
+        with mpl.rc_context({"svg.fonttype": "path", "mathtext.fontset": "stix"}):
+            depth = mathtext.math_to_image(
+                f"${latex}$", target, prop=FontProperties(size=SIZE), format="svg"
+            )
     except ValueError:
         return None
     text = target.getvalue().decode()
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'<g id="patch_1">.*?</g>', "", text, flags=re.DOTALL)  # the white page
     return text[text.index("<svg") :], float(depth)
 
 
@@ -48,7 +53,7 @@ def image(latex: str, *, block: bool) -> str:
         return f"`{latex}`"
     data = base64.b64encode(drawn[0].encode()).decode()
     kind = "limbeck-equation" if block else "limbeck-inline"
-    style = "" if block else f' style="vertical-align: -{drawn[1] / 10:.2f}em"'
+    style = "" if block else f' style="vertical-align: -{drawn[1] / SIZE:.2f}em"'
     # No underscore or asterisk may stay in the attribute: Markdown would read it.
     words = html.escape(latex).replace("_", "&#95;").replace("*", "&#42;").replace("\\", "&#92;")
     return f'<img class="{kind}" alt="{words}" src="data:image/svg+xml;base64,{data}"{style}>'

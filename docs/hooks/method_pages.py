@@ -32,12 +32,14 @@ PROMISES = {
 def page(name: str, method: type[Method]) -> str:
     """Return the Markdown page of one method."""
     card = method.card
+    text = to_markdown(prose(method))
+    drawn = "limbeck-equation" in text  # then the card's line of text would say it twice
     parts = [
         f"# {card.title}",
         f"`{name}` · `limbeck methods {name}`",
         citation(card),
-        f"```text\n{card.equation}\n```",
-        to_markdown(prose(method)),
+        "" if drawn else f"```text\n{card.equation}\n```",
+        text,
         "## Parameters\n\n" + parameters(method),
         "## In a recipe\n\n" + snippet(name, method),
         "## What it needs\n\n" + needs(card),
@@ -200,7 +202,14 @@ def contracts(card: Card) -> str:
 
 
 def table(heads: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table; bars inside cells are escaped."""
+    """Return a Markdown table; bars in cells are escaped, but for those in code."""
     lines = [heads, ["---"] * len(heads), *rows]
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
+    return "\n".join("| " + " | ".join(cell(item) for item in line) + " |" for line in lines)
+
+
+def cell(text: str) -> str:
+    """Return ``text`` so that it stays in one cell."""
+    parts = re.split(r"(`[^`]*`)", text.replace("\n", " "))
+    return "".join(
+        part if number % 2 else part.replace("|", "\\|") for number, part in enumerate(parts)
+    )

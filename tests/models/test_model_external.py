@@ -165,6 +165,17 @@ def test_missing_timm_says_what_to_install(monkeypatch):
         build_model("timm/resnet18", num_classes=5, input_shape=(3, 8, 8))
 
 
+def test_a_torchvision_for_another_torch(monkeypatch, tmp_path: Path):
+    (tmp_path / "timm").mkdir()
+    line = "raise RuntimeError('operator torchvision::nms\\ndoes not exist')"
+    (tmp_path / "timm" / "__init__.py").write_text(line)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    importlib.invalidate_caches()
+    with pytest.raises(ModelError, match=r"nms does not exist \(is the installed torchvision"):
+        build_model("timm/resnet18", num_classes=5, input_shape=(3, 8, 8))
+
+
 def test_missing_torchvision_is_named(monkeypatch, tmp_path: Path):
     (tmp_path / "timm").mkdir()
     (tmp_path / "timm" / "__init__.py").write_text("import torchvision.transforms")

@@ -120,6 +120,11 @@ def test_an_estimator_is_fitted_on_labelled_training_samples() -> None:
     test = plan.data.splits["test"].fetch(torch.arange(200))
     heard = teacher.ask(test.replace(inputs=plan.data.augment_eval(test.inputs))).logits
     assert float((heard.argmax(-1) == test.targets).float().mean()) > 0.7
+    again = _plan({"teacher": {"sklearn": forest}, "data": data}).teachers["teacher"]
+    again.bind(plan.data, torch.device("cpu"))
+    assert torch.equal(
+        again.ask(test.replace(inputs=plan.data.augment_eval(test.inputs))).logits, heard
+    )
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,18 @@ def test_good_recipes_pass(name: str) -> None:
             {"method": "kd", "teacher": {"train": {"student": "cnn", "method": "kd"}}},
             "teacher.train.method: kd needs a teacher",
         ),
+        (
+            {
+                "method": "kd",
+                "teacher": {
+                    "train": {
+                        "student": {"models": ["cnn", "cnn"], "deploy": "ensemble"},
+                        "method": "dml",
+                    }
+                },
+            },
+            "teacher.train.student.deploy: a teacher is one network",
+        ),
     ],
 )
 def test_parts_that_do_not_fit(changes: dict[str, Any], line: str) -> None:

@@ -9,7 +9,7 @@ from good_recipes import GOOD
 from limbeck.engine.settings import Optimizer, Train
 from limbeck.errors import RecipeError
 from limbeck.methods import make_method
-from limbeck.recipe import Recipe, load_recipe, recipe_yaml, resolved
+from limbeck.recipe import Recipe, check_recipe, load_recipe, recipe_yaml, resolved
 from limbeck.recipe.schema import StudentCohort, StudentModel, TrainTeacher
 from limbeck.recipe.yaml_text import parse_yaml, write_yaml
 
@@ -216,3 +216,10 @@ def test_recipes_are_frozen_and_comparable() -> None:
     assert isinstance(recipe, Recipe)
     with pytest.raises(dataclasses.FrozenInstanceError):
         recipe.seed = 4  # type: ignore[misc]
+
+
+def test_the_recipes_that_come_with_limbeck_load() -> None:
+    paths = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
+    assert len(paths) >= 3
+    for path in paths:
+        check_recipe(load_recipe(path))

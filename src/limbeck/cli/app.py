@@ -63,6 +63,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     the traceback is); 130 interrupted, with the line that goes on.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    code = ending.run_to_end(app, given)
-    ending.flush_quietly()
-    sys.exit(code)
+    sys.exit(ending.run_to_end(app, given))

@@ -164,18 +164,28 @@ def _recipe(name: str, card: Card) -> str:
         lines += ["student: [cnn, cnn]"]
     else:
         lines += ["student: cnn"]
-        if card.needs_teacher:
+        if card.needs_teacher or _selects_only(card):
             lines += ["teacher: {train: teacher.yaml}"]
-    return textwrap.indent("\n".join([*lines, f"method: {name}"]) + "\n", "  ")
+    method = f"[kd, {name}]" if _selects_only(card) else name
+    return textwrap.indent("\n".join([*lines, f"method: {method}"]) + "\n", "  ")
+
+
+def _selects_only(card: Card) -> bool:
+    """Whether a method needs another beside it that teaches."""
+    return card.knowledge == ("selection",)
 
 
 def _python(kind: type[Method]) -> str:
     card = kind.card
     student = "student=[small, other]" if card.students == "cohort" else "student=small"
-    teacher = "teacher=big, " if card.needs_teacher and card.students != "cohort" else ""
+    asks = card.needs_teacher or _selects_only(card)
+    teacher = "teacher=big, " if asks and card.students != "cohort" else ""
+    method = f"lb.{kind.__name__}()"
+    if _selects_only(card):
+        method = f"lb.KD() + {method}"
     return textwrap.indent(
         "import limbeck as lb\n"
         f"run = lb.distill({teacher}{student}, data=(train_set, val_set), "
-        f"method=lb.{kind.__name__}())\n",
+        f"method={method})\n",
         "  ",
     )

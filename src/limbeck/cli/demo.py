@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from limbeck.cli.ending import guarded
 from limbeck.cli.run import Quiet
 
 
@@ -35,4 +36,4 @@ def demo(
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("demo")(demo)
+    app.command("demo")(guarded(demo))

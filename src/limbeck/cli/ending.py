@@ -2,47 +2,61 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ParamSpec
 
 import typer
 
 from limbeck.errors import LimbeckError
 
 DONE, OURS, THEIRS, INTERRUPTED = 0, 1, 2, 130
+_asked_for_tracebacks = False
+
+P = ParamSpec("P")
+
+
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """Wrap a command so that whatever ends it becomes an exit code, and one line at most."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+            sys.stdout.flush()
+        except (typer.Exit, typer.Abort):
+            raise
+        except KeyboardInterrupt as stop:
+            raise typer.Exit(_interrupted(stop)) from None
+        except LimbeckError as error:
+            raise typer.Exit(_theirs(error)) from None
+        except BrokenPipeError:
+            _silence_stdout()
+            raise typer.Exit(DONE) from None
+        except Exception as error:
+            raise typer.Exit(_ours(error)) from None
+
+    return run
 
 
 def run_to_end(app: typer.Typer, arguments: Sequence[str]) -> int:
     """Run a typer application and return the exit code, having said what there is to say."""
-    debug = "--debug" in arguments or os.environ.get("LIMBECK_DEBUG", "") not in ("", "0")
+    global _asked_for_tracebacks
+    _asked_for_tracebacks = "--debug" in arguments
     arguments = [word for word in arguments if word != "--debug"]
     try:
         result = app(args=arguments, prog_name="limbeck", standalone_mode=False)
-    except KeyboardInterrupt as stop:
-        return _interrupted(stop, arguments)
-    except LimbeckError as error:
-        return _theirs(error, debug)
-    except BrokenPipeError:
-        _silence_stdout()
-        return DONE
     except Exception as error:
-        if hasattr(error, "format_message"):  # click's and typer's own: unknown options and so on
+        if hasattr(error, "format_message"):  # unknown options and the like
             return _misused(error)
-        return _ours(error, debug)
+        return _ours(error)
     return result if isinstance(result, int) else DONE
-
-
-def flush_quietly() -> None:
-    """Flush stdout; a reader that has left (``| head``) is no error."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _silence_stdout()
 
 
 def _silence_stdout() -> None:
@@ -58,8 +72,12 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _theirs(error: LimbeckError, debug: bool) -> int:
-    if debug:
+def _debugging() -> bool:
+    return _asked_for_tracebacks or os.environ.get("LIMBECK_DEBUG", "") not in ("", "0")
+
+
+def _theirs(error: LimbeckError) -> int:
+    if _debugging():
         traceback.print_exc()
     _say(f"error: {_one_line(str(error))}")
     return THEIRS
@@ -73,25 +91,21 @@ def _misused(error: Exception) -> int:
     return THEIRS
 
 
-def _interrupted(stop: KeyboardInterrupt, arguments: Sequence[str]) -> int:
-    run = getattr(stop, "run", None) or getattr(stop.__cause__, "run", None)
+def _interrupted(stop: KeyboardInterrupt) -> int:
+    if _debugging():
+        traceback.print_exc()
+    run = getattr(stop, "run", None)
     if run is None:
         _say("interrupted")
-    elif _is_teacher(Path(run), arguments):
-        line = shlex.join(["limbeck", *arguments])
-        _say(f"interrupted; the teacher is kept; go on with: {line}")
+    elif Path(run).parent.name == "teachers":  # its student's recipe goes on with it
+        _say("interrupted; the teacher's checkpoint is kept: the same command goes on with it")
     else:
         _say(f"interrupted; go on with: limbeck resume {shlex.quote(str(run))}")
     return INTERRUPTED
 
 
-def _is_teacher(run: Path, arguments: Sequence[str]) -> bool:
-    """Whether the run that stopped is a teacher's, which its student's recipe goes on with."""
-    return run.parent.name == "teachers" and not any(str(run) in word for word in arguments)
-
-
-def _ours(error: Exception, debug: bool) -> int:
-    if debug:
+def _ours(error: Exception) -> int:
+    if _debugging():
         traceback.print_exc()
     what = _one_line(f"{type(error).__name__}: {error}")
     where = _keep_traceback()

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from limbeck.cli.ending import guarded
 from limbeck.cli.run import AllowCode, Overrides
 
 
@@ -42,4 +43,4 @@ def evaluate(
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("evaluate")(evaluate)
+    app.command("evaluate")(guarded(evaluate))

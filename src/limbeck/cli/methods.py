@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from limbeck.cli.ending import guarded
+
 
 def methods(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="A method.")] = None,
@@ -32,4 +34,4 @@ def methods(
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("methods")(methods)
+    app.command("methods")(guarded(methods))

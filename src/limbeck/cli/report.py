@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from limbeck.cli.ending import guarded
+
 
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs.")],
@@ -39,4 +41,4 @@ def report(
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("report")(report)
+    app.command("report")(guarded(report))

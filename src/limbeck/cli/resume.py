@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from limbeck.cli.ending import guarded
 from limbeck.cli.run import AllowCode, Quiet
 
 
@@ -30,4 +31,4 @@ def resume(
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("resume")(resume)
+    app.command("resume")(guarded(resume))

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from limbeck.cli.ending import guarded
+
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Changes, by dotted key.", show_default=False),
@@ -63,4 +65,4 @@ def run(
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("run")(run)
+    app.command("run")(guarded(run))

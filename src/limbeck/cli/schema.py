@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from limbeck.cli.ending import guarded
+
 
 def schema() -> None:
     """Print the JSON schema of recipes, for editors that check YAML while you write.
@@ -23,4 +25,4 @@ def schema() -> None:
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("schema")(schema)
+    app.command("schema")(guarded(schema))

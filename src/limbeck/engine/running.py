@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,13 +63,21 @@ def run_plan(
     """
     if plan.train.threads is not None:
         torch.set_num_threads(plan.train.threads)
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(plan.train.deterministic or before)
+    with _deterministic(plan.train.deterministic), joined_world() as world:
+        return _run_in(world, plan, RunFolder(folder), resume, quiet)
+
+
+@contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    """Hold torch to deterministic algorithms; not touched unless asked (it loads a compiler)."""
+    if not wanted or torch.are_deterministic_algorithms_enabled():
+        yield
+        return
+    torch.use_deterministic_algorithms(True)
     try:
-        with joined_world() as world:
-            return _run_in(world, plan, RunFolder(folder), resume, quiet)
+        yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(False)
 
 
 def _run_in(world: World, plan: Plan, folder: RunFolder, resume: bool, quiet: bool) -> Outcome:

@@ -105,7 +105,6 @@ class KCDRuntime(Runtime):
         self.register_buffer("fresh_value", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("fresh", torch.zeros(size, dtype=torch.int64))
         self.register_buffer("population", torch.zeros(size, dtype=torch.bool))
-        self.kept = 0
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, ctx: Context) -> Terms:
         """Note the entropy of the student's predictions; there are no terms."""
@@ -130,7 +129,6 @@ class KCDRuntime(Runtime):
         method = cast(KCD, self.method)
         if ctx.epoch == 0:
             self.population[view.indices] = True
-        self.kept = len(view)
         stage = ctx.epoch // method.stage_epochs
         if stage == 0 or ctx.epoch % method.stage_epochs:
             return view
@@ -147,7 +145,6 @@ class KCDRuntime(Runtime):
             stage_epochs=method.stage_epochs,
         )
         ranked = people[functional.ranking(score)]
-        self.kept = sizes[stage]
         chosen = ranked[: sizes[stage]]
         lost = ranked[sizes[stage] : sizes[stage - 1]]
         mixed = self._mix(view, chosen[len(chosen) - min(len(lost), len(chosen)) :], lost)
@@ -177,7 +174,7 @@ class KCDRuntime(Runtime):
         return view.with_overlay(borderline, mixture.to(ours.dtype))
 
     def report(self) -> Mapping[str, float]:
-        """Samples kept, and the mean value of those seen."""
+        """The mean value of the samples seen so far."""
         seen = self.visits > 0
         value = float(self.mean[seen].mean()) if bool(seen.any()) else 0.0
-        return {"kept": float(self.kept), "value": value}
+        return {"value": value}

@@ -35,6 +35,11 @@ def build_timm(
         raise ModelError(
             f"model {name!r} needs {missing}, which is not installed: pip install timm torchvision"
         ) from error
+    except Exception as error:  # a torchvision built for another torch fails while it is imported
+        raise ModelError(
+            f"model {name!r}: importing timm failed: {_line(error)} (is the installed torchvision "
+            "the one made for this torch?)"
+        ) from error
     known: list[str] = timm.list_models()
     base = model_id.split(".")[0]  # "resnet18.a1_in1k" names weights after the dot
     if base not in known and ":" not in model_id:
@@ -49,9 +54,14 @@ def build_timm(
             model_id, num_classes=num_classes, in_chans=input_shape[0], **arguments
         )
     except Exception as error:
-        line = " ".join(str(error).split())
-        raise ModelError(f"timm cannot build {name!r} with {dict(arguments)!r}: {line}") from error
+        raise ModelError(
+            f"timm cannot build {name!r} with {dict(arguments)!r}: {_line(error)}"
+        ) from error
     return model
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def build_python(
@@ -83,7 +93,7 @@ def build_python(
     try:
         model = function(**{**passed, **arguments})
     except TypeError as error:
-        raise ModelError(f"model {name!r}: {error}") from error
+        raise ModelError(f"model {name!r}: {_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"model {name!r} gave a {type(model).__name__}, expected an nn.Module")
     return model
@@ -123,7 +133,7 @@ def _import(name: str, module: str, allow_code: bool) -> ModuleType:
             message = f"model {name!r}: importing {module} failed: {error}"
         raise ModelError(message) from error
     except Exception as error:
-        raise ModelError(f"model {name!r}: importing {module} failed: {error}") from error
+        raise ModelError(f"model {name!r}: importing {module} failed: {_line(error)}") from error
 
 
 def _refusal(name: str, module: str) -> ModelError:

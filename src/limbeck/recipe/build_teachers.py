@@ -20,14 +20,17 @@ from limbeck.recipe.checks import made_on_demand
 from limbeck.recipe.plain import join_key
 from limbeck.recipe.schema import Recipe
 from limbeck.recipe.teacher_store import obtain
-from limbeck.teachers.base import Teacher
-from limbeck.teachers.calibrated import CalibratedTeacher
-from limbeck.teachers.ema import EmaTeacher
-from limbeck.teachers.ensemble import EnsembleTeacher
-from limbeck.teachers.live import LiveTeacher
-from limbeck.teachers.peers import PeersTeacher
-from limbeck.teachers.snapshot import SnapshotTeacher
-from limbeck.teachers.virtual import VirtualTeacher
+from limbeck.teachers import (
+    CalibratedTeacher,
+    EmaTeacher,
+    EnsembleTeacher,
+    LiveTeacher,
+    PeersTeacher,
+    SnapshotTeacher,
+    Teacher,
+    VirtualTeacher,
+    fit_sklearn,
+)
 
 
 class Making:
@@ -173,10 +176,12 @@ def _(spec: teacher_schema.EmaTeacher, making: Making) -> Teacher:
 
 @make.register
 def _(spec: teacher_schema.SklearnTeacher, making: Making) -> Teacher:
-    from limbeck.teachers import fit_sklearn
-
     return fit_sklearn(
-        spec.sklearn.estimator, spec.sklearn.arguments, making.data, name=making.name
+        spec.sklearn.estimator,
+        spec.sklearn.arguments,
+        making.data,
+        seed=making.recipe.seed,
+        name=making.name,
     )
 
 

@@ -242,7 +242,9 @@ def data_arguments(value: Any) -> Any:
 def sklearn_arguments(value: Any) -> Any:
     """Read an estimator: a class's name, or a mapping with its arguments beside it."""
     keys = ("estimator",)
-    return _named(value, "estimator", keys, keys, open_arguments.of_estimator)
+    look_up = open_arguments.of_estimator
+    # Defaults are left to scikit-learn: some are objects, some ask not to be given.
+    return _named(value, "estimator", keys, keys, look_up, complete=False)
 
 
 def _named(
@@ -251,10 +253,17 @@ def _named(
     known: Sequence[str],
     choices: Sequence[str],
     look_up: Callable[[str], open_arguments.Arguments | None],
+    complete: bool = True,
 ) -> Any:
     """Read a name, or a mapping of ``key``, other ``known`` keys and open arguments.
 
-    ``choices`` are the keys to offer where ``key`` is missing and another looks like it.
+    Args:
+        value: what the recipe says.
+        key: the key of the name.
+        known: the keys that are no arguments.
+        choices: the keys to offer where ``key`` is missing and another looks like it.
+        look_up: gives the arguments that go with a name.
+        complete: whether defaults are filled in.
     """
     if isinstance(value, str):
         value = {key: value}
@@ -266,7 +275,8 @@ def _named(
         possible = look_up(gathered[key])
         if possible is not None:
             possible.check(gathered["arguments"], known)
-            gathered["arguments"] = possible.complete(gathered["arguments"])
+            if complete:
+                gathered["arguments"] = possible.complete(gathered["arguments"])
     return gathered
 
 

@@ -148,13 +148,11 @@ def _check_nested(teacher: Teacher, key: str, recipe: Recipe) -> list[str]:
     if not isinstance(teacher, TrainTeacher):
         return []
     inner = teacher.train
-    if (inner.is_cohort and len(inner.students) > 1) and inner.deploy == "ensemble":
-        note = f"{key}.train: the ensemble of the cohort is the teacher"
-        return [note, *_check_inner(inner, key)]
-    return _check_inner(inner, key)
-
-
-def _check_inner(inner: Recipe, key: str) -> list[str]:
+    if inner.deploy == "ensemble" and len(inner.students) > 1:
+        raise RecipeError(
+            f"{key}.train.student.deploy: a teacher is one network: use best, or an ensemble of "
+            "teachers, each with a recipe of its own"
+        )
     try:
         return [f"{key}.train: {line}" for line in check_recipe(inner)]
     except LimbeckError as error:

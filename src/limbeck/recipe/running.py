@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from torch import Tensor
 
 from limbeck.data.batch import Batch
 from limbeck.data.loader import eval_batches
+from limbeck.engine.distributed import joined_world
 from limbeck.engine.evaluate import collect, score
-from limbeck.engine.plan import Plan
 from limbeck.engine.run_folder import RunFolder
 from limbeck.engine.running import Outcome, run_plan
 from limbeck.errors import CheckpointError, LimbeckError, RecipeError, unknown
@@ -71,7 +70,24 @@ def run_recipe(
     """
     recipe = source if isinstance(source, Recipe) else load_recipe(source, overrides)
     folder = default_output(recipe) if output is None else Path(output)
-    begun = (folder / "recipe.yaml").exists()
+    options = {"resume": resume, "quiet": quiet, "dry_run": dry_run, "allow_code": allow_code}
+    with joined_world() as world:
+        # All ranks act on what the first one sees: it may be about to make the folder.
+        begun = world.share((folder / "recipe.yaml").exists())
+        return _run(recipe, folder, begun, say if world.leads and not quiet else _nobody, **options)
+
+
+def _run(
+    recipe: Recipe,
+    folder: Path,
+    begun: bool,
+    tell: Callable[[str], None],
+    *,
+    resume: bool,
+    quiet: bool,
+    dry_run: bool,
+    allow_code: bool,
+) -> Outcome | None:
     if begun and not resume and not dry_run:
         raise RecipeError(
             f"output: {folder} holds a run already; go on with it (limbeck resume {folder}) or "
@@ -79,7 +95,6 @@ def run_recipe(
         )
     if begun and resume:
         _check_same(recipe, RunFolder.open(folder))
-    tell = _nobody if quiet or int(os.environ.get("RANK", "0")) else say
     plan = build_plan(
         recipe, allow_code=allow_code, train_teachers=not dry_run, say=tell, quiet=quiet
     )
@@ -88,7 +103,10 @@ def run_recipe(
     if dry_run:
         tell(f"output would be {folder}; nothing was trained")
         return None
-    return _finish(plan, folder, begun and resume, quiet, tell)
+    outcome = run_plan(plan, folder, resume=begun and resume, quiet=quiet)
+    for line in headlines(outcome):
+        tell(line)
+    return outcome
 
 
 def resume_run(
@@ -181,15 +199,6 @@ def headlines(outcome: Outcome) -> list[str]:
 
 def _nobody(line: str) -> None:
     """Say nothing."""
-
-
-def _finish(
-    plan: Plan, folder: Path, resume: bool, quiet: bool, tell: Callable[[str], None]
-) -> Outcome:
-    outcome = run_plan(plan, folder, resume=resume, quiet=quiet)
-    for line in headlines(outcome):
-        tell(line)
-    return outcome
 
 
 def _check_same(recipe: Recipe, run: RunFolder) -> None:

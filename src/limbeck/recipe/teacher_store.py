@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 from torch import nn
 
 from limbeck.data.bundle import DataBundle
+from limbeck.engine.distributed import joined_world
 from limbeck.engine.run_folder import RunFolder
 from limbeck.errors import LimbeckError, StorageError
 from limbeck.recipe.resolved import recipe_digest, resolved
@@ -64,7 +65,9 @@ def obtain(recipe: Recipe, workshop: Workshop, key: str) -> Path | nn.Module:
     with at(key):
         data = workshop.data(recipe)
         folder = workshop.store.place(recipe, data)
-        if is_trained(folder):
+        with joined_world() as world:  # all ranks act on what the first one sees
+            trained = world.share(is_trained(folder))
+        if trained:
             workshop.say(f"{key}: found again, trained already ({folder})")
             return folder
         plan = plan_with(workshop, recipe, key)
@@ -80,10 +83,9 @@ def obtain(recipe: Recipe, workshop: Workshop, key: str) -> Path | nn.Module:
 
 def _train(folder: Path, plan: object, workshop: Workshop, key: str) -> None:
     """Run the plan into its folder; every rank does the same."""
-    from limbeck.engine.distributed import joined_world
     from limbeck.engine.running import run_plan
 
-    with joined_world() as world:  # all ranks act on what rank 0 sees
+    with joined_world() as world:
         trained, begun = world.share((is_trained(folder), (folder / "recipe.yaml").exists()))
         if trained:
             return

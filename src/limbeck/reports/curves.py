@@ -83,11 +83,7 @@ def learning_plots(evidence: Evidence, limit: int = 6) -> list[Plot]:
     )
     found += [plot] if plot else []
     terms = loss_terms(evidence)
-    if terms == ["loss"] or len(terms) > 2:
-        shown = terms
-    else:  # one knowledge or task term and the total: the total adds little
-        shown = terms
-    for i, term in enumerate(shown[:limit]):
+    for i, term in enumerate(terms[:limit]):
         series = {
             arm.index: [train_series(run, term) for run in _runs(arm)] for arm in evidence.arms
         }
@@ -109,6 +105,8 @@ def _curve_plot(
     title: str,
     key: str,
 ) -> Plot | None:
+    from matplotlib.ticker import MaxNLocator
+
     curves = [(arm, curve(series[arm.index])) for arm in evidence.arms]
     drawn = [(arm, one) for arm, one in curves if one is not None]
     if not drawn:
@@ -126,12 +124,10 @@ def _curve_plot(
                 axes.plot(one.epochs, one.mean * scale, "o", color=shade)
         axes.set_xlim(first - 0.02 * (last - first) - 1e-3, last + 1e-3)
         axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if all((one.low >= 0).all() for _, one in drawn) and axes.get_ylim()[0] < 0:
             axes.set_ylim(bottom=0)
-        longest = max(len(plots.short(arm.label)) for arm, _ in drawn)
-        figure.get_layout_engine().set(rect=(0, 0, 1 - min(0.42, (longest * 7.4 + 8) / 360), 1))
-        figure.canvas.draw()
+        plots.leave_right(figure, [arm.label for arm, _ in drawn])
         ends = [(arm.label, float(one.mean[-1]) * metric.scale, arm.index) for arm, one in drawn]
         plots.label_ends(axes, ends, last)
         described = "; ".join(

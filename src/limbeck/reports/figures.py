@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from limbeck.reports import plots
-from limbeck.reports.evidence import Evidence
+from limbeck.reports.evidence import Arm, Evidence, TeacherEvidence
 from limbeck.reports.formats import COSTS, Metric, number, short_count, show
 from limbeck.reports.plots import Plot
 from limbeck.reports.predictions import ClassAccuracy, Fidelity, Reliability, hardest
@@ -77,12 +77,13 @@ def cost_plot(evidence: Evidence, cost: str) -> Plot | None:
     """Return the main metric against a cost, on a logarithmic axis, teachers included."""
     metric, kind = evidence.metric, COSTS[cost]
     points: list[tuple[str, float, float, float, int | None]] = []
-    for row in (*evidence.finished, *evidence.teachers):
+    rows: list[Arm | TeacherEvidence] = [*evidence.finished, *evidence.teachers]
+    for row in rows:
         value = row.cost(cost)
         found = row.estimate(metric.key, evidence.split)
         if value and value > 0 and found.num:
             half = found.half_width * metric.scale if found.has_interval else 0.0
-            index = getattr(row, "index", None)
+            index = row.index if isinstance(row, Arm) else None
             points.append((row.label, value, found.mean * metric.scale, half, index))
     if len(points) < 2 or len({value for _, value, *_ in points}) < 2:
         return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import io
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,8 +86,9 @@ def drawing(height: float = 240.0, width: float = WIDTH) -> Iterator[tuple[Figur
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    style = {
+    style: dict[Any, Any] = {
         "font.size": 11,
         "font.family": "sans-serif",
         "font.sans-serif": ["DejaVu Sans"],
@@ -115,10 +117,12 @@ def drawing(height: float = 240.0, width: float = WIDTH) -> Iterator[tuple[Figur
         "figure.facecolor": "none",
         "savefig.facecolor": "none",
         "svg.fonttype": "none",
-        "path.simplify": True,
+        "text.parse_math": False,
     }
-    with mpl.rc_context(style):
-        figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
+    with mpl.rc_context(style), warnings.catch_warnings():
+        # The browser draws the text; that the measuring font lacks a glyph does not matter.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure = Figure(figsize=(width / 72, height / 72), layout=ConstrainedLayoutEngine())
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         axes.grid(axis="x", visible=False)
@@ -141,10 +145,11 @@ def to_svg(figure: Figure, description: str, key: str) -> str:
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<defs>\s*<style.*?</defs>\s*", "", svg, count=1, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
     svg = re.sub(r"font-family: [^;\"]*;?", "", svg)
-    svg = svg.replace("xlink:href=", "href=")
+    svg = re.sub(r' transform="rotate\(-0[^"]*"', "", svg.replace("xlink:href=", "href="))
     for placeholder, variable in _VARIABLES.items():
         svg = svg.replace(placeholder, f"var({variable})")
     view = re.search(r'viewBox="([^"]*)"', svg)
@@ -154,6 +159,23 @@ def to_svg(figure: Figure, description: str, key: str) -> str:
     body = re.sub(r"\n\s*", "\n", body).strip()
     alt = html.escape(description, quote=True)
     return f'<svg class="plot" viewBox="{box}" role="img" aria-label="{alt}">\n{body}'
+
+
+def leave_right(figure: Figure, labels: Sequence[str], width: float = WIDTH) -> None:
+    """Keep room on the right for labels at the ends of lines, and lay the figure out.
+
+    Args:
+        figure: drawn under :func:`drawing`.
+        labels: what will be written there.
+        width: of the figure in CSS pixels.
+    """
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    longest = max((len(short(label)) for label in labels), default=0)
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    engine.set(rect=(0, 0, 1 - min(0.45, (longest * 7.2 + 8) / width), 1))
+    figure.canvas.draw()
 
 
 def label_ends(
@@ -185,7 +207,7 @@ def label_ends(
             color=colour(index),
             fontweight="bold",
             annotation_clip=False,
-        )
+        ).set_in_layout(False)
 
 
 def spread(values: Sequence[float], step: float) -> list[float]:

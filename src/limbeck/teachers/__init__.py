@@ -1,0 +1,27 @@
+"""Teachers: anything that says something about a batch."""
+
+from limbeck.teachers.base import Teacher
+from limbeck.teachers.black_box import BlackBoxTeacher
+from limbeck.teachers.calibrated import CalibratedTeacher
+from limbeck.teachers.choose import as_teacher
+from limbeck.teachers.ema import EmaTeacher
+from limbeck.teachers.ensemble import EnsembleTeacher
+from limbeck.teachers.live import LiveTeacher
+from limbeck.teachers.peers import PeersTeacher
+from limbeck.teachers.sklearn_fit import fit_sklearn
+from limbeck.teachers.snapshot import SnapshotTeacher
+from limbeck.teachers.virtual import VirtualTeacher
+
+__all__ = [
+    "BlackBoxTeacher",
+    "CalibratedTeacher",
+    "EmaTeacher",
+    "EnsembleTeacher",
+    "LiveTeacher",
+    "PeersTeacher",
+    "SnapshotTeacher",
+    "Teacher",
+    "VirtualTeacher",
+    "as_teacher",
+    "fit_sklearn",
+]

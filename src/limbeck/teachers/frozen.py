@@ -33,9 +33,7 @@ class Frozen:
             module.to(device)
         if channels_last:
             self._channels_first += [
-                value
-                for value in module.parameters()
-                if value.dim() == 4 and value.is_contiguous()
+                value for value in module.parameters() if value.dim() == 4 and value.is_contiguous()
             ]
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -1,0 +1,87 @@
+"""The surface of the command line: a change here is a change for users."""
+
+import inspect
+import re
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+import typer
+
+from limbeck.cli.app import app
+
+SURFACE = {
+    "": ["--debug", "--help", "--version"],
+    "run": [
+        "--allow-code",
+        "--dry-run",
+        "--help",
+        "--output",
+        "--quiet",
+        "--resume",
+        "RECIPE",
+        "KEY=VALUE",
+    ],
+    "resume": ["--allow-code", "--help", "--quiet", "RUN"],
+    "evaluate": ["--allow-code", "--help", "--json", "--split", "RUN", "KEY=VALUE"],
+    "report": ["--help", "--output", "--title", "RUN"],
+    "methods": ["--help", "NAME"],
+    "demo": ["--help", "--output", "--quiet", "--seeds"],
+    "schema": ["--help"],
+}
+
+
+def _surface(command: object) -> list[str]:
+    parameters = [
+        (parameter.param_type_name, max(parameter.opts, key=len), parameter.metavar)
+        for parameter in command.params  # type: ignore[attr-defined]
+    ]
+    options = {name for kind, name, _ in parameters if kind == "option"} | {"--help"}
+    arguments = [metavar for kind, _, metavar in parameters if kind == "argument"]
+    return [*sorted(options), *arguments]
+
+
+def test_the_surface_is_as_it_was() -> None:
+    group = typer.main.get_command(app)
+    found = {"": _surface(group)}
+    found |= {name: _surface(command) for name, command in group.commands.items()}
+    assert found == SURFACE
+
+
+@pytest.mark.parametrize("name", [name for name in SURFACE if name])
+def test_every_help_teaches_by_example(name: str) -> None:
+    command = typer.main.get_command(app).commands[name]
+    text = inspect.cleandoc(command.callback.__doc__)
+    examples = re.findall(rf"^limbeck {name}\b.*$", text, re.MULTILINE)
+    assert 2 <= len(examples) <= 4
+    assert "[bold]Examples[/bold]" in text
+
+
+def test_the_examples_name_options_that_exist() -> None:
+    commands = typer.main.get_command(app).commands
+    for name, command in commands.items():
+        known = {option for parameter in command.params for option in parameter.opts}
+        used = set(re.findall(r"\s(--?[a-z][a-z-]*)", inspect.cleandoc(command.callback.__doc__)))
+        used -= {"-m"}  # of python, in `limbeck schema | python -m json.tool`
+        assert used <= known | {"--help"}, name
+
+
+def _seconds(code: str) -> float:
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began
+
+
+def test_help_takes_less_than_half_of_importing_torch() -> None:
+    ask_help = "import sys; sys.argv = ['limbeck', '--help']; from limbeck.cli import main; main()"
+    pairs = [(_seconds(ask_help), _seconds("import torch")) for _ in range(2)]
+    assert statistics.median(ours / torch for ours, torch in pairs) <= 0.5
+
+
+def test_no_command_imports_torch_before_it_is_called() -> None:
+    code = (
+        "import sys, limbeck.cli; assert 'torch' not in sys.modules and 'rich' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
