@@ -26,11 +26,11 @@ def train(method: str, folder: Path, resume: bool, kill: dict[str, float] | None
         timer.daemon = True
         timer.start()
     if kill and "sync" in kill:
-        _die_at_sync(int(kill["sync"]))
+        die_at_sync(int(kill["sync"]))
     run_plan(make_plan(method), folder, resume=resume, quiet=True)
 
 
-def _die_at_sync(number: int) -> None:
+def die_at_sync(number: int) -> None:
     """Die in the middle of the file operations of a checkpoint, before the n-th sync is done."""
     real, done = os.fsync, [0]
 

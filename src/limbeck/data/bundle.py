@@ -24,15 +24,20 @@ from limbeck.data.view import View
 from limbeck.errors import DataError
 
 
-class Common(TypedDict, total=False):
-    """Options that every data set has; see ``bundle_from`` and ``make_splits``."""
+class LabelOptions(TypedDict, total=False):
+    """Options of labels, seed and augmentation; see ``bundle_from`` and ``make_splits``."""
 
-    validation: Size | None
-    num_train: Size | None
     label_fraction: float | None
     labels_per_class: int | None
     seed: int
     augment: Sequence[Step]
+
+
+class Common(LabelOptions, total=False):
+    """Options that every data set has that does not fix its sizes."""
+
+    validation: Size | None
+    num_train: Size | None
 
 
 COMMON_DEFAULTS: dict[str, Any] = {

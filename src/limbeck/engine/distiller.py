@@ -105,7 +105,7 @@ class Distiller:
         self.optimizer = make_optimizer(self.train.optimizer, [self.parts.module])
         find_unused = self.train.find_unused_parameters
         if find_unused is None:
-            find_unused = not self.stage.gradient_everywhere
+            find_unused = not self.stage.uses_everything
         self.wrapped = self.world.wrap(self.parts.module, find_unused=find_unused)
         if len(self.parts.stages) > 1:
             self.console.say(f"stage {self.stage.name}: {self.stage.epochs} epochs")

@@ -48,6 +48,11 @@ class Stage:
     without: tuple[str, ...] = ()
     gradient_everywhere: bool = True
 
+    @property
+    def uses_everything(self) -> bool:
+        """Whether every parameter, those of adapters included, gets a gradient."""
+        return self.gradient_everywhere and self.terms is None and not self.without
+
     def counts(self, method: str) -> bool:
         """Whether the terms of the method of that name count."""
         return method not in self.without and (self.terms is None or method in self.terms)

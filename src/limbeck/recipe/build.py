@@ -108,8 +108,8 @@ def plan_with(workshop: Workshop, recipe: Recipe, key: str = "") -> Plan:
     data = workshop.data(recipe)
     for warning in check_data(recipe, data):
         workshop.say(f"warning: {warning}")
-    make_student, spec = _student(recipe, data, workshop.allow_code)
     with at("student"), same_random_numbers():
+        make_student, spec = _student(recipe, data, workshop.allow_code)
         make_student()  # what cannot be built is refused before any teacher is trained
     return Plan(
         name=recipe.name,

@@ -11,7 +11,7 @@ import numpy as np
 
 from limbeck.reports import plots
 from limbeck.reports.evidence import Arm, Evidence
-from limbeck.reports.formats import Metric, count_of, metric_of, number, show
+from limbeck.reports.formats import Metric, count_of, metric_of, show
 from limbeck.reports.plots import Plot
 from limbeck.reports.reading import RunRecord
 
@@ -147,32 +147,25 @@ def seeds_plot(evidence: Evidence) -> Plot | None:
     if not arms:
         return None
     described = []
-    height = 74 + 40 * len(arms)
-    with plots.drawing(height=height, width=2 * plots.WIDTH) as (figure, axes):
-        teachers = _teacher_lines(evidence)
+    with plots.drawing(height=64 + 46 * len(arms)) as (figure, axes):
         for row, arm in enumerate(reversed(arms)):
             values = np.array(list(arm.values(metric.key, split).values())) * metric.scale
             found, shade = arm.estimate(metric.key, split), plots.colour(arm.index)
-            axes.plot(values, np.full(len(values), row - 0.17), plots.marker(arm.index),
-                      color=shade, alpha=0.55, ms=6, mew=0)  # fmt: skip
+            mark = plots.marker(arm.index)
+            axes.plot(
+                values, np.full(len(values), row - 0.2), mark, color=shade, alpha=0.5, ms=5, mew=0
+            )
             if found.has_interval:
                 ends = [found.low * metric.scale, found.high * metric.scale]
-                axes.plot(ends, [row + 0.14] * 2, color=shade, lw=2.5)
-            mean = found.mean * metric.scale
-            axes.plot([mean], [row + 0.14], plots.marker(arm.index), color=shade, ms=9, mew=0)
+                axes.plot(ends, [row + 0.06] * 2, color=shade, lw=2.5)
+            axes.plot([found.mean * metric.scale], [row + 0.06], mark, color=shade, ms=9, mew=0)
+            plots.label_row(axes, arm.label, row + 0.36, arm.index)
             described.append(f"{arm.label} {show(metric, found.mean, found.half_width)}")
-        for label, value in teachers:
-            axes.axvline(value, color=plots.TEACHER, lw=1.2, ls=(0, (4, 3)))
-            axes.annotate(plots.short(label), (value, 1), xycoords=("data", "axes fraction"),
-                          xytext=(0, 3), textcoords="offset points", ha="center",
-                          va="bottom", color=plots.TEACHER)  # fmt: skip
-            described.append(f"{label} {number(value, 1)}")
-        axes.set_yticks(range(len(arms)), [plots.short(arm.label, 24) for arm in reversed(arms)])
-        for text, arm in zip(axes.get_yticklabels(), reversed(arms), strict=True):
-            text.set_color(plots.colour(arm.index))
-            text.set_fontweight("bold")
-        axes.set_ylim(-0.6, len(arms) - 0.4)
-        axes.grid(axis="y", visible=False)
+        for label, value in _teacher_lines(evidence):
+            plots.label_line(axes, label, value)
+            described.append(f"{label} {show(metric, value / metric.scale)}")
+        axes.set_yticks([])
+        axes.set_ylim(-0.5, len(arms) - 0.4)
         axes.grid(axis="x", visible=True)
         axes.set_xlabel(metric.label + (f" ({metric.suffix})" if metric.suffix else ""))
         svg = plots.to_svg(

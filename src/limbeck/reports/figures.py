@@ -25,7 +25,9 @@ def reliability_plot(found: Reliability, index: int | None, key: str) -> Plot:
         upper.plot([0, 1], [0, 1], color=plots.MUTED, lw=1, ls=(0, (4, 3)))
         upper.bar(edges[used], found.accuracy[used], 0.86 / num_bins, align="edge", color=shade,
                   alpha=0.28, lw=0)  # fmt: skip
-        upper.plot(found.confidence[used], found.accuracy[used], "o", color=shade, ms=5)
+        upper.plot(
+            found.confidence[used], found.accuracy[used], "o", color=shade, ms=5, clip_on=False
+        )
         upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share right")
         lower.bar(edges, found.counts, 0.86 / num_bins, align="edge", color=shade, alpha=0.7, lw=0)
         lower.set(xlabel="confidence", ylabel="count")
@@ -49,28 +51,31 @@ def fidelity_plot(rows: Sequence[Fidelity]) -> Plot | None:
     if not rows:
         return None
     names = ("both right", "only the teacher", "only the student", "neither")
+    shades = (plots.MUTED, plots.TEACHER, plots.colour(1), plots.MUTED)
+    alphas = (0.28, 0.9, 1.0, 0.6)
     described = []
-    with plots.drawing(height=96 + 44 * len(rows), width=2 * plots.WIDTH) as (figure, axes):
+    with plots.drawing(height=56 + 50 * len(rows)) as (figure, axes):
         for i, row in enumerate(reversed(rows)):
             left = 0.0
-            shades = (plots.MUTED, plots.TEACHER, plots.colour(1), plots.RULE)
-            for share, shade, alpha in zip(row.right, shades, (0.3, 0.85, 0.95, 1.0), strict=True):
-                axes.barh(i, 100 * share, 0.55, left=left, color=shade, alpha=alpha, lw=0)
+            for share, shade, alpha in zip(row.right, shades, alphas, strict=True):
+                axes.barh(i, 100 * share, 0.42, left=left, color=shade, alpha=alpha, lw=0)
                 left += 100 * share
-            shares = [
-                f"{name} {number(100 * s, 1)} %" for name, s in zip(names, row.right, strict=True)
+            plots.label_row(axes, row.arm.label, i + 0.4, None)
+            texts = [
+                f"{name} {number(100 * share, 1)} %"
+                for name, share in zip(names, row.right, strict=True)
             ]
-            described.append(f"{row.arm.label}: {', '.join(shares)}")
-        axes.set_yticks(range(len(rows)), [plots.short(r.arm.label, 24) for r in reversed(rows)])
-        for text in axes.get_yticklabels():
-            text.set_color(plots.INK)
-        smallest = min(row.right[0] for row in rows)
-        start = 10 * np.floor(10 * smallest) if smallest > 0.5 else 0.0
-        axes.set_xlim(min(start, 90.0), 100)
-        axes.grid(axis="y", visible=False)
+            described.append(f"{row.arm.label}: {', '.join(texts)}")
+        axes.set_yticks([])
+        axes.set_ylim(-0.4, len(rows) - 0.35)
+        axes.set_xlim(0, 100)
         axes.set_xlabel("share of test samples (%)")
         svg = plots.to_svg(figure, f"Who is right. {'. '.join(described)}.", "who-is-right")
-    return Plot(svg, "Who is right", "")
+    legend = tuple(
+        plots.Key("■", plots.variable(shade), name, alpha)
+        for name, shade, alpha in zip(names, shades, alphas, strict=True)
+    )
+    return Plot(svg, "Who is right", "Mean over seeds.", legend)
 
 
 def cost_plot(evidence: Evidence, cost: str) -> Plot | None:
@@ -130,11 +135,13 @@ def _label_points(
     for left in (True, False):
         side = [p for p in points if (np.log(p[1]) < (low + high) / 2) == left]
         side.sort(key=lambda p: p[2])
-        heights = plots.spread([p[2] for p in side], 14 * (top - bottom) / max(pixels, 1))
+        step = 14 * (top - bottom) / max(pixels, 1)
+        heights = plots.spread([p[2] for p in side], step, bottom + step / 2, top - step / 2)
         for (label, x, _, _, index), height in zip(side, heights, strict=True):
             axes.annotate(plots.short(label), (x, height), xytext=(10 if left else -10, 0),
                           textcoords="offset points", ha="left" if left else "right",
-                          va="center", color=plots.colour(index), fontweight="bold")  # fmt: skip
+                          va="center", color=plots.colour(index),
+                          fontweight="bold").set_in_layout(False)  # fmt: skip
 
 
 def class_plot(rows: Sequence[ClassAccuracy], names: Sequence[str], num: int = 10) -> Plot | None:
@@ -142,7 +149,7 @@ def class_plot(rows: Sequence[ClassAccuracy], names: Sequence[str], num: int = 1
     if not rows:
         return None
     classes = hardest(rows, num)
-    with plots.drawing(height=86 + 26 * len(classes), width=2 * plots.WIDTH) as (figure, axes):
+    with plots.drawing(height=56 + 24 * len(classes)) as (figure, axes):
         described = []
         for y, k in enumerate(reversed(classes)):
             values = [100 * float(row.accuracy[k]) for row in rows]
@@ -160,4 +167,6 @@ def class_plot(rows: Sequence[ClassAccuracy], names: Sequence[str], num: int = 1
         axes.grid(axis="x", visible=True)
         axes.set_xlabel("accuracy (%)")
         svg = plots.to_svg(figure, f"Hardest classes. {'. '.join(described)}.", "classes")
-    return Plot(svg, "Hardest classes", "")
+    caption = "Lowest accuracy averaged over the arms: a choice that favours none of them."
+    legend = tuple(plots.key(row.label, row.index) for row in rows)
+    return Plot(svg, "Hardest classes", caption, legend)

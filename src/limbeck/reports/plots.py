@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import io
+import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -37,7 +38,17 @@ _VARIABLES = {
     **{f"#0a0b{i:02x}": f"--arm-{i}" for i in range(NUM_COLOURS)},
 }
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
-DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (2, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
+DASHES: tuple[Any, ...] = ((0, (4, 1.5)), "-", (0, (7, 1.5)), (0, (1.5, 1.2)))
+
+
+@dataclass(frozen=True)
+class Key:
+    """An entry of a legend: a glyph in a CSS colour, and what it stands for."""
+
+    glyph: str
+    colour: str
+    text: str
+    opacity: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -48,11 +59,13 @@ class Plot:
         svg: the drawing, to be inlined.
         title: a few words above it.
         caption: what it shows and how to read it.
+        legend: what the marks mean, where they are not labelled in the drawing.
     """
 
     svg: str
     title: str
-    caption: str
+    caption: str = ""
+    legend: tuple[Key, ...] = ()
 
 
 def colour(index: int | None) -> str:
@@ -63,6 +76,17 @@ def colour(index: int | None) -> str:
 def marker(index: int | None) -> str:
     """Return the marker of an arm, so that arms differ in print without colour too."""
     return "D" if index is None else MARKERS[index % len(MARKERS)]
+
+
+def key(label: str, index: int | None) -> Key:
+    """Return the legend's entry for an arm; index None is the teacher."""
+    glyph = "◆" if index is None else "●■◆▲▼✚✖★"[index % len(MARKERS)]
+    return Key(glyph, variable(colour(index)), label)
+
+
+def variable(placeholder: str) -> str:
+    """Return the CSS expression that a placeholder colour becomes."""
+    return f"var({_VARIABLES[placeholder]})"
 
 
 def dash(index: int | None) -> Any:
@@ -195,7 +219,7 @@ def label_ends(
     pixels = axes.get_window_extent().height / axes.figure.dpi * 72
     step = gap * (high - low) / max(pixels, 1.0)
     order = sorted(range(len(ends)), key=lambda i: ends[i][1])
-    heights = spread([ends[i][1] for i in order], step)
+    heights = spread([ends[i][1] for i in order], step, low + step / 3, high - step / 3)
     for i, height in zip(order, heights, strict=True):
         label, _, index = ends[i]
         axes.annotate(
@@ -210,11 +234,48 @@ def label_ends(
         ).set_in_layout(False)
 
 
-def spread(values: Sequence[float], step: float) -> list[float]:
+def label_row(axes: Axes, label: str, height: float, index: int | None) -> None:
+    """Write a label at the left edge of the axes at a height in data units."""
+    axes.annotate(
+        short(label, 40),
+        (0, height),
+        xycoords=("axes fraction", "data"),
+        va="center",
+        color=colour(index) if index is not None else INK,
+        fontweight="bold",
+    ).set_in_layout(False)
+
+
+def label_line(axes: Axes, label: str, value: float) -> None:
+    """Draw a vertical dashed line (a teacher's value) with its label above the axes."""
+    axes.axvline(value, color=TEACHER, lw=1.2, ls=(0, (4, 3)))
+    axes.annotate(
+        short(label),
+        (value, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        color=TEACHER,
+    )
+
+
+def spread(
+    values: Sequence[float], step: float, low: float = -math.inf, high: float = math.inf
+) -> list[float]:
     """Move sorted values apart to at least ``step``, as little as possible (least squares).
+
+    Args:
+        values: sorted upwards.
+        step: least distance between neighbours.
+        low: nothing is placed below it.
+        high: nothing is placed above it, unless there is no room.
 
     >>> spread([0.0, 0.0, 5.0], 1.0)
     [-0.5, 0.5, 5.0]
+    >>> spread([0.0, 0.0, 5.0], 1.0, low=0.0, high=4.0)
+    [0.0, 1.0, 4.0]
     """
     blocks: list[tuple[float, int]] = []  # mean of (value - rank * step), members
     for i, value in enumerate(values):
@@ -224,8 +285,9 @@ def spread(values: Sequence[float], step: float) -> list[float]:
             mean = (before * members + mean * size) / (members + size)
             size += members
         blocks.append((mean, size))
-    flat = [mean for mean, size in blocks for _ in range(size)]
-    return [mean + i * step for i, mean in enumerate(flat)]
+    bases = [mean for mean, size in blocks for _ in range(size)]
+    last = high - (len(bases) - 1) * step
+    return [max(min(base, last), low) + i * step for i, base in enumerate(bases)]
 
 
 def pad(values: Sequence[float], share: float = 0.08) -> tuple[float, float]:

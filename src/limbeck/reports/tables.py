@@ -7,7 +7,7 @@ import io
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -95,6 +95,12 @@ class Table:
         for row in self.rows:
             if len(row.cells) != len(self.columns):
                 raise ValueError(f"a row of {len(row.cells)} cells in {len(self.columns)} columns")
+
+    def narrowed(self, rank: int) -> Table:
+        """Return the table with only the columns of at most ``rank``."""
+        kept = [i for i, column in enumerate(self.columns) if column.rank <= rank]
+        rows = tuple(replace(row, cells=tuple(row.cells[i] for i in kept)) for row in self.rows)
+        return replace(self, columns=tuple(self.columns[i] for i in kept), rows=rows)
 
     def to_rich(self, width: int | None = None) -> RichTable:
         """Return the table for ``rich.print``.

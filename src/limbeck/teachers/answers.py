@@ -78,7 +78,7 @@ def _indices(name: str, labels: Array) -> Array:
 
 
 def positive_columns(name: str, answers: Sequence[Any], classes: Any, num_samples: int) -> Array:
-    """Join per-label answers ``[batch, classes seen of label k]`` to P(label k) ``[batch, labels]``.
+    """Join answers ``[batch, classes seen]``, one a label, to P(label) ``[batch, labels]``.
 
     A label that was always 0 (or always 1) in training has one column only.
     """

@@ -28,7 +28,7 @@ class Teacher:
 
     Attributes:
         name: what methods call it.
-        access: the most that can be asked of it; "outputs" for a black box, "module" for a live one.
+        access: the most that can be asked of it: "outputs" of a black box, "module" of a live one.
         changes: whether it changes during the run; then ``state`` goes into checkpoints.
     """
 

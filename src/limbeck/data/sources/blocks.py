@@ -11,7 +11,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from limbeck.data.bundle import Common, DataBundle, bundle_from
+from limbeck.data.bundle import DataBundle, LabelOptions, bundle_from
 from limbeck.data.normalize import Normalize
 from limbeck.data.registry import register_data
 from limbeck.data.samples import hash_tensors
@@ -20,12 +20,13 @@ from limbeck.data.sources.common import common_options
 from limbeck.data.sources.idx import DIGITS, FASHION_CLASSES, STATISTICS, load_idx_set
 from limbeck.data.splits import Size
 from limbeck.data.view import View
-from limbeck.errors import RecipeError, unknown
+from limbeck.errors import DataError, RecipeError, unknown
 
 TRAIN_IMAGES = 50_000
 TEACHER_PAIRS, VALIDATION_PAIRS, TEST_PAIRS = 60_000, 5_000, 20_000
 NUM_STUDENT_PAIRS = 20_000  # student pairs come first in the stream, teacher pairs after these
 TRAIN_STREAM, VALIDATION_STREAM, TEST_STREAM = 21, 23, 25
+Pair = tuple[Tensor, Tensor]
 
 
 class PairSamples:
@@ -67,7 +68,7 @@ def p100(
     pairs: str = "student",
     pair_seed: int = 0,
     validation: Size = VALIDATION_PAIRS,
-    **common: Unpack[Common],
+    **common: Unpack[LabelOptions],
 ) -> DataBundle:
     """P100: a digit beside a Fashion item, each 14x14; class 10 * digit + item.
 
@@ -91,8 +92,8 @@ def p100(
         raise RecipeError(f"num_train={num_train}: expected 1 to {NUM_STUDENT_PAIRS} pairs")
     if pairs not in ("student", "teacher"):
         raise RecipeError(unknown("pairs", pairs, ["student", "teacher"]))
-    digits, digits_test = load_idx_set("mnist", root, download)
-    items, items_test = load_idx_set("fashion-mnist", root, download)
+    digits, digits_test = _whole_set("mnist", root, download)
+    items, items_test = _whole_set("fashion-mnist", root, download)
     left, right = half_size(digits[0]), half_size(items[0])
     drawn = _distinct_pairs(pair_seed, NUM_STUDENT_PAIRS + TEACHER_PAIRS)
     train = _pair_samples(left, digits[1], right, items[1], drawn)
@@ -119,7 +120,7 @@ def p100(
             "digit": torch.arange(100) // 10,
             "item": torch.arange(100) % 10,
         },
-        **common_options(common, validation=None if validation == VALIDATION_PAIRS else validation),
+        **common_options(common, validation=validation),
     )
     bundle.extra["teacher_pairs"] = View.of(train, torch.arange(NUM_STUDENT_PAIRS, len(drawn)))
     return bundle
@@ -132,7 +133,7 @@ def f14(
     download: bool = False,
     num_train: int = 10_000,
     validation: Size = 5_000,
-    **common: Unpack[Common],
+    **common: Unpack[LabelOptions],
 ) -> DataBundle:
     """F14: Fashion-MNIST at 14x14, 10,000 train images, 5,000 validation, 10,000 test.
 
@@ -153,7 +154,7 @@ def f28(
     download: bool = False,
     num_train: int = 10_000,
     validation: Size = 5_000,
-    **common: Unpack[Common],
+    **common: Unpack[LabelOptions],
 ) -> DataBundle:
     """F28: as ``f14`` at 28x28."""
     return _single("f28", "fashion-mnist", root, download, num_train, validation, common)
@@ -166,7 +167,7 @@ def m5(
     download: bool = False,
     num_train: int = 50_000,
     validation: Size = 1.0,
-    **common: Unpack[Common],
+    **common: Unpack[LabelOptions],
 ) -> DataBundle:
     """M5: MNIST for a 784-800-10 teacher and a 784-5-10 student; options as ``f14``."""
     return _single("m5", "mnist", root, download, num_train, validation, common)
@@ -179,10 +180,10 @@ def _single(
     download: bool,
     num_train: int,
     validation: Size,
-    common: Common,
+    common: LabelOptions,
     half: bool = False,
 ) -> DataBundle:
-    (images, labels), (test_images, test_labels) = load_idx_set(base, root, download)
+    (images, labels), (test_images, test_labels) = _whole_set(base, root, download)
     normalization = STATISTICS[base]
     if half:
         images, test_images = half_size(images), half_size(test_images)
@@ -198,6 +199,16 @@ def _single(
         name=name,
         **common_options(common, validation=validation),
     )
+
+
+def _whole_set(name: str, root: str | None, download: bool) -> tuple[Pair, Pair]:
+    """Load a set; the blocks count on its published sizes."""
+    train, test = load_idx_set(name, root, download)
+    if (len(train[0]), len(test[0])) != (60_000, 10_000):
+        raise DataError(
+            f"{name}: {len(train[0]):,} + {len(test[0]):,} images; expected 60,000 + 10,000"
+        )
+    return train, test
 
 
 def half_size(images: Tensor) -> Tensor:

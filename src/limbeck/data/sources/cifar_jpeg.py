@@ -38,13 +38,14 @@ def cifar10_jpeg(*, root: str | None = None, **common: Unpack[Common]) -> DataBu
     train_labels = torch.from_numpy(arrays["train_labels"].astype(np.int64))
     test_labels = torch.from_numpy(arrays["test_labels"].astype(np.int64))
     options = common_options(common, validation=VALIDATION)
-    chosen = {key: options.get(key) for key in ("num_train", "label_fraction", "labels_per_class")}
     splits = make_splits(
         train_labels,
         validation=options["validation_size"],
         test_targets=test_labels,
+        num_train=options.get("num_train"),
+        label_fraction=options.get("label_fraction"),
+        labels_per_class=options.get("labels_per_class"),
         seed=options.get("seed", 0),
-        **chosen,
     )
     # the base set is what is used, in file order; positions are those within it
     used = torch.cat([splits.train, splits.validation]).sort().values

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from limbeck.data.bundle import Common
 from limbeck.data.splits import Size
 
 
-def common_options(common: Common, validation: Size | None = None) -> dict[str, Any]:
+def common_options(common: Mapping[str, Any], validation: Size | None = None) -> dict[str, Any]:
     """Return the common options as ``bundle_from`` names them.
 
     Args:

@@ -29,7 +29,7 @@ def digits(**common: Unpack[Common]) -> DataBundle:
 
     pixels, labels = load_digits(return_X_y=True)
     images = torch.from_numpy(pixels / 16).float().view(-1, 1, 8, 8)
-    bundle = bundle_from(
+    return bundle_from(
         (images, torch.from_numpy(labels).long()),
         task="classification",
         class_names=[str(digit) for digit in range(10)],
@@ -39,4 +39,3 @@ def digits(**common: Unpack[Common]) -> DataBundle:
         name="digits",
         **common_options(common, validation=0.15),
     )
-    return bundle

@@ -136,8 +136,8 @@ def _column(frame: pd.DataFrame, name: str | int) -> str:
             raise DataError(f"column {name}: the table has {len(names)} columns")
         return str(names[name])
     if name not in names:
-        raise DataError(unknown("column", name, names))
-    return name
+        raise DataError(unknown("column", str(name), names))
+    return str(name)
 
 
 def _answers(frame: pd.DataFrame, column: str) -> pd.Series[Any]:

@@ -1,0 +1,53 @@
+"""Plans without batch statistics, whose losses are means over samples: equal on any split."""
+
+from __future__ import annotations
+
+import torch
+from five_methods import digits
+from torch import nn
+
+from limbeck.engine.plan import Plan
+from limbeck.engine.settings import Checkpoints, Optimizer, Train
+from limbeck.methods import as_methods
+from limbeck.models import Cohort, build_model
+from limbeck.teachers.live import LiveTeacher
+from limbeck.teachers.peers import PeersTeacher
+
+PLANS = {
+    "kd": ["kd"],
+    "joint_hint": [{"name": "fitnet", "projector": "conv1x1", "weight": 1.0}, "kd"],
+    "staged_hint": [
+        {"name": "fitnet", "projector": "conv1x1", "weight": 1.0, "hint_epochs": 1},
+        "kd",
+    ],
+    "dml": ["dml"],
+    "e2kd": ["e2kd"],
+    "kcd": ["kd", {"name": "kcd", "stage_epochs": 1, "tau": 0.6}],
+}
+
+
+def network(*channels: int) -> nn.Module:
+    return build_model(
+        "cnn", num_classes=10, input_shape=(1, 8, 8), channels=channels, norm="none"
+    )
+
+
+def make_separable_plan(name: str, **train: object) -> Plan:
+    """Return a plan whose result must not depend on ranks or micro-batches."""
+    torch.manual_seed(1)
+    teacher = network(8, 16).eval()
+
+    def make_student() -> nn.Module:
+        return Cohort([network(4, 8), network(6, 8)]) if name == "dml" else network(4, 8)
+
+    settings = {"epochs": 2, "batch_size": 32, "optimizer": Optimizer(lr=0.02), **train}
+    return Plan(
+        name=name,
+        data=digits(),
+        make_student=make_student,
+        methods=as_methods(PLANS[name]),
+        teachers={"peers": PeersTeacher()} if name == "dml" else {"teacher": LiveTeacher(teacher)},
+        train=Train(**settings),  # type: ignore[arg-type]
+        checkpoints=Checkpoints(every_steps=3),
+        seed=5,
+    )
