@@ -13,6 +13,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from limbeck._version import __version__
+
 if TYPE_CHECKING:
     from limbeck import functional as functional
     from limbeck.api import Run as Run
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
     from limbeck.taps import Outputs as Outputs
     from limbeck.teachers import Teacher as Teacher
 
-__version__ = "0.1.0.dev0"
 
 _HOME = {
     "Batch": "limbeck.data",
@@ -59,7 +60,7 @@ _HOME = {
     "write_report": "limbeck.reports",
 }
 
-__all__ = [  # noqa: PLE0604
+__all__ = [
     "__version__",
     "functional",
     *_HOME,

@@ -225,9 +225,9 @@ def _as_teachers(
     if isinstance(teacher, Mapping):
         teachers = {name: _as_one_teacher(one, name, forward) for name, one in teacher.items()}
     else:
-        teachers = {} if teacher is None else {
-            "teacher": _as_one_teacher(teacher, "teacher", forward)
-        }
+        teachers = (
+            {} if teacher is None else {"teacher": _as_one_teacher(teacher, "teacher", forward)}
+        )
     if cohort and "peers" not in teachers:
         teachers["peers"] = PeersTeacher()
     return teachers
@@ -253,10 +253,7 @@ def _as_train(
     batch_size: int | None,
     data: Any,
 ) -> Train:
-    if isinstance(train, Train):
-        settings = train
-    else:
-        settings = _train_from(dict(train or {}))
+    settings = train if isinstance(train, Train) else _train_from(dict(train or {}))
     if batch_size is None and isinstance(data, DataLoader):
         batch_size = data.batch_size
     changes: dict[str, Any] = {}

@@ -159,8 +159,13 @@ class _Teller:
         """Return a context that gives a function to call for each student that is done."""
         from contextlib import contextmanager
 
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
 
         @contextmanager
         def shown() -> Iterator[Any]:

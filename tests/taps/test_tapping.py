@@ -1,5 +1,7 @@
 """Hooks: the very tensors, no extra work, nothing left behind."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -63,6 +65,19 @@ def test_hooks_are_gone_afterwards_and_after_an_exception(resnet):
     with pytest.raises(TapError), tapping(resnet, ["stages", "nowhere"]):
         pass
     assert hook_count(resnet) == 0
+
+
+def test_a_copy_of_a_tapped_network_captures_nothing(resnet):
+    with tapping(resnet, ["stages", "input"]) as store:
+        resnet(torch.randn(1, 3, 16, 16)).sum().backward()
+        first = store["stages.0"]
+        store.clear()
+        copied = copy.deepcopy(resnet)
+        copied(torch.randn(1, 3, 16, 16))
+        assert not store.tensors
+        inside = [h.__self__ for m in copied.modules() for h in m._forward_hooks.values()]
+        assert not any(capture.store.tensors for capture in inside)
+    assert first.requires_grad
 
 
 def test_shared_tensors_need_one_hook(resnet):

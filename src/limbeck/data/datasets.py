@@ -184,7 +184,7 @@ def _tensor(value: Any) -> Tensor:
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":
         raise DataError(f"cannot make a tensor of an array of type {array.dtype}: expected numbers")
-    return torch.from_numpy(np.ascontiguousarray(_narrow(array)))
+    return torch.from_numpy(np.require(_narrow(array), requirements=["C", "W"]))
 
 
 def _narrow(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

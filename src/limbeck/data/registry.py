@@ -43,7 +43,7 @@ def data_options(name: str) -> dict[str, Any]:
     from limbeck.data.bundle import COMMON_DEFAULTS
 
     options: dict[str, Any] = {}
-    for key, parameter in inspect.signature(_source(name)).parameters.items():
+    for key, parameter in inspect.signature(data_source(name)).parameters.items():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             options |= {k: v for k, v in COMMON_DEFAULTS.items() if k not in options}
         else:
@@ -63,7 +63,7 @@ def load_data(name: str, **options: Any) -> DataBundle:
         RecipeError: an unknown name or option, or a missing option.
         DataError: files missing, damaged or of another form.
     """
-    source = _source(name)
+    source = data_source(name)
     known = data_options(name)
     for key in options:
         if key not in known:
@@ -79,7 +79,8 @@ def load_data(name: str, **options: Any) -> DataBundle:
         raise type(error)(f"data {name!r}: {error}") from error
 
 
-def _source(name: str) -> Callable[..., DataBundle]:
+def data_source(name: str) -> Callable[..., DataBundle]:
+    """Return the function behind a data source; RecipeError with the nearest name if none."""
     names = data_names()
     if name not in _SOURCES:
         raise RecipeError(unknown("data", name, names))

@@ -50,9 +50,7 @@ class StudentVoice:
         """Return outputs for a batch; a cohort's have ``members`` and their mean logits."""
         return self._join([voice(batch) for voice in self._voices])
 
-    def ask(
-        self, batch: Any, *, taps: Sequence[str] = (), require_grad: bool = False
-    ) -> Outputs:
+    def ask(self, batch: Any, *, taps: Sequence[str] = (), require_grad: bool = False) -> Outputs:
         """Run once with other taps."""
         return self._join(
             [voice.ask(batch, taps=taps, require_grad=require_grad) for voice in self._voices]

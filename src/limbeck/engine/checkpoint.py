@@ -158,9 +158,7 @@ def unpack(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return what :func:`pack` stored under ``prefix``."""
     start = f"{prefix}/"
     return {
-        name.removeprefix(start): value
-        for name, value in tensors.items()
-        if name.startswith(start)
+        name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)
     }
 
 

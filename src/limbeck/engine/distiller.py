@@ -325,6 +325,5 @@ class Distiller:
     def _make_average(self) -> AveragedModel | None:
         if self.train.ema is None:
             return None
-        return AveragedModel(
-            self.parts.student, multi_avg_fn=get_ema_multi_avg_fn(self.train.ema)
-        )
+        average = get_ema_multi_avg_fn(self.train.ema)  # type: ignore[no-untyped-call]
+        return AveragedModel(self.parts.student, multi_avg_fn=average)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-import limbeck
+from limbeck._version import __version__
 
 _DECIDES_BITS = ("torch", "threads", "world_size", "device", "machine")
 
@@ -21,7 +21,7 @@ _DECIDES_BITS = ("torch", "threads", "world_size", "device", "machine")
 def environment(world_size: int = 1, device: str = "cpu") -> dict[str, Any]:
     """Return versions, threads, platform, commit and command of this process."""
     return {
-        "limbeck": limbeck.__version__,
+        "limbeck": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),

@@ -98,9 +98,7 @@ class Keeper:
             "environment": environment(run.world.size, run.world.device.type),
         }
         keep = run.plan.checkpoints.keep
-        path = save_checkpoint(
-            self._folder, run.position.step, Snapshot(tensors, state), keep=keep
-        )
+        path = save_checkpoint(self._folder, run.position.step, Snapshot(tensors, state), keep=keep)
         self.last = path.name
         self._prune_best()
 
@@ -219,4 +217,3 @@ def _set_random_state(state: Mapping[str, Any]) -> None:
     np.random.set_state(  # noqa: NPY002
         (name, np.array(keys, dtype=np.uint32), position, has_gauss, cached)
     )
-

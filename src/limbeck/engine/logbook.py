@@ -38,18 +38,16 @@ class TensorBoard:
             raise RecipeError(
                 "trackers: 'tensorboard' is not installed; pip install tensorboard"
             ) from error
-        self._writer = SummaryWriter(  # type: ignore[no-untyped-call]
-            str(folder.path / "tensorboard"), purge_step=step or None
-        )
+        self._writer = SummaryWriter(str(folder.path / "tensorboard"), purge_step=step or None)
 
     def add(self, scalars: Mapping[str, float], step: int) -> None:
         """Record scalars."""
         for name, value in scalars.items():
-            self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Flush and close."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 class WandB:
@@ -165,9 +163,11 @@ class Logbook:
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Return to where a checkpoint was taken: later lines are dropped."""
-        self._sums = dict(tensors) if self._world.leads else {
-            name: torch.zeros_like(value) for name, value in tensors.items()
-        }
+        self._sums = (
+            dict(tensors)
+            if self._world.leads
+            else {name: torch.zeros_like(value) for name, value in tensors.items()}
+        )
         self._count = int(state["count"])
         if self._log and self._timing:
             self._log.cut(int(state["metrics_bytes"]))

@@ -61,8 +61,7 @@ class Judge:
         if plan.train.select_by != "auto":
             if plan.train.select_by not in HIGHER_IS_BETTER:
                 raise RecipeError(
-                    "train.select_by: "
-                    + unknown("metric", plan.train.select_by, HIGHER_IS_BETTER)
+                    "train.select_by: " + unknown("metric", plan.train.select_by, HIGHER_IS_BETTER)
                 )
             self.metric = plan.train.select_by
 
@@ -105,9 +104,7 @@ class Judge:
 
     def answers(self, student: nn.Module, split: str) -> Answers:
         """Return what a student says about a split, in float32, without touching its modes."""
-        voice = StudentVoice(
-            student, [()] * len(members_of(student)), forward=self._plan.forward
-        )
+        voice = StudentVoice(student, [()] * len(members_of(student)), forward=self._plan.forward)
         try:
             return collect(
                 voice.logits, self._batches(split), self._world.device, modules=[student]

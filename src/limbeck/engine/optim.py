@@ -11,9 +11,7 @@ from torch import nn
 from limbeck.engine.settings import Optimizer, Schedule
 
 
-def make_optimizer(
-    settings: Optimizer, modules: Iterable[nn.Module]
-) -> torch.optim.Optimizer:
+def make_optimizer(settings: Optimizer, modules: Iterable[nn.Module]) -> torch.optim.Optimizer:
     """Build the optimiser over all trainable parameters of ``modules``, each counted once."""
     parameters = {
         id(parameter): parameter
@@ -23,9 +21,7 @@ def make_optimizer(
     }
     weights = [p for p in parameters.values() if settings.decay_bias_and_norm or p.ndim > 1]
     others = [p for p in parameters.values() if not settings.decay_bias_and_norm and p.ndim <= 1]
-    groups: list[dict[str, object]] = [
-        {"params": weights, "weight_decay": settings.weight_decay}
-    ]
+    groups: list[dict[str, object]] = [{"params": weights, "weight_decay": settings.weight_decay}]
     if others:
         groups.append({"params": others, "weight_decay": 0.0})
     if settings.name == "sgd":

@@ -15,6 +15,22 @@ from limbeck.files import storage_errors, write_json, write_text
 FORMAT = 1
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that a reader of YAML 1.2 would take for a number, such as "1e-3"."""
+
+
+def _quoted(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    try:
+        float(text)
+        style = "'"
+    except ValueError:
+        style = None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _quoted)
+
+
 class RunFolder:
     """A run's folder: paths, the log of record, and the summary.
 
@@ -53,7 +69,7 @@ class RunFolder:
         with storage_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         self.write_summary({"name": name, "status": "running"})
-        text = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
+        text = yaml.dump(dict(recipe), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
         write_text(self.path / "recipe.yaml", text)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:

@@ -86,9 +86,7 @@ def _run_in(world: World, plan: Plan, folder: RunFolder, resume: bool, quiet: bo
             RunFolder.open(folder.path)
         else:
             folder.create(plan.recipe, plan.name)
-            write_json(
-                folder.path / "environment.json", environment(world.size, world.device.type)
-            )
+            write_json(folder.path / "environment.json", environment(world.size, world.device.type))
     world.barrier()
     console = Console(plan.train.epochs, quiet=quiet or not world.leads, label=plan.name)
     run: Distiller | None = None

@@ -84,9 +84,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         key = "train.schedule"
-        require(
-            self.warmup_epochs >= 0, f"{key}.warmup_epochs", self.warmup_epochs, "at least 0"
-        )
+        require(self.warmup_epochs >= 0, f"{key}.warmup_epochs", self.warmup_epochs, "at least 0")
         ordered = tuple(sorted(self.milestones))
         require(
             self.milestones == ordered and all(m > 0 for m in ordered),
@@ -189,9 +187,7 @@ class Checkpoints:
     keep: int = 2
 
     def __post_init__(self) -> None:
-        require(
-            self.every_epochs >= 1, "checkpoints.every_epochs", self.every_epochs, "at least 1"
-        )
+        require(self.every_epochs >= 1, "checkpoints.every_epochs", self.every_epochs, "at least 1")
         require(
             self.every_steps is None or self.every_steps >= 1,
             "checkpoints.every_steps",

@@ -277,4 +277,3 @@ def fit_runtimes(assembly: Assembly, data: DataBundle) -> None:
     """Let every runtime fit on training data, under the set-up seed."""
     for runtime in assembly.runtimes:
         runtime.fit(data, assembly.ctx)
-

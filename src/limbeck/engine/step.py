@@ -18,6 +18,7 @@ from limbeck.taps.outputs import Outputs
 from limbeck.teachers.base import Teacher
 from limbeck.teachers.peers import PeersTeacher
 
+
 def task_loss(kind: str, logits: Tensor, targets: Tensor) -> Tensor:
     """Return the task term: the mean over the labelled samples; 0 where none is."""
     if kind == "classification":
@@ -75,7 +76,7 @@ class Voices:
         taps: Sequence[str] = (),
         require_grad: bool = False,
     ) -> Outputs:
-        """Ask a teacher on purpose (``ctx.teacher``); saves the pass where one would be repeated."""
+        """Ask a teacher on purpose (``ctx.teacher``); a pass already made is not repeated."""
         name = pick_teacher(self._teachers, name)
         if batch is self._batch and require_grad and name in self._with_graph:
             return self._ask_once(name)
@@ -165,9 +166,7 @@ class StepModule(nn.Module):
             method = runtime.method
             if not stage.counts(method.name):
                 continue
-            heard = (
-                voices.ordinary(method.teacher, index) if method.card.needs_teacher else student
-            )
+            heard = voices.ordinary(method.teacher, index) if method.card.needs_teacher else student
             for name, value in runtime.losses(student, heard, batch, ctx).items():
                 total = total + method.weight * batch.share * value
                 _add(log, name, batch.share * value)

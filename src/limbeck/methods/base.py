@@ -136,9 +136,9 @@ class Method:
     __mul__ = __rmul__
 
     def __add__(self, other: Any) -> MethodSum:
-        from limbeck.methods.compose import MethodSum
+        from limbeck.methods.compose import MethodSum, as_methods
 
-        return MethodSum((self,)) + other
+        return MethodSum((self, *as_methods(other)))
 
     def describe(self) -> str:
         """Return the method as it would be written, parameters and all."""

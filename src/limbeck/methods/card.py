@@ -35,7 +35,7 @@ Contract = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class Paper:
-    """A citation. ``arxiv`` is the identifier alone, e.g. "1503.02531"; None where there is none."""
+    """A citation. ``arxiv`` is the identifier alone ("1503.02531"), or None."""
 
     authors: str
     year: int

@@ -19,7 +19,7 @@ class Ask(Protocol):
     def __call__(
         self, batch: Any, *, taps: Sequence[str] = (), require_grad: bool = False
     ) -> Outputs:
-        """Return what the model says; ``require_grad`` gives tapped tensors a graph of their own."""
+        """Return what the model says; ``require_grad`` gives taps a graph of their own."""
         ...
 
 

@@ -49,9 +49,7 @@ class E2KD(Method):
         paper=Paper(
             authors="Parchami-Araghi, Böhle, Rao, Schiele",
             year=2024,
-            title=(
-                "Good Teachers Explain: Explanation-Enhanced Knowledge Distillation"
-            ),
+            title=("Good Teachers Explain: Explanation-Enhanced Knowledge Distillation"),
             venue="ECCV 2024",
             arxiv="2402.03119",
         ),
@@ -115,9 +113,7 @@ def gradcam_of(outputs: Outputs, tap: str, classes: Tensor, *, graph: bool) -> T
     """
     feature = outputs.features[tap]
     explained = outputs.logits.gather(1, classes[:, None]).sum()
-    (gradient,) = torch.autograd.grad(
-        explained, feature, create_graph=graph, retain_graph=True
-    )
+    (gradient,) = torch.autograd.grad(explained, feature, create_graph=graph, retain_graph=True)
     cam: Tensor = functional.gradcam(feature, gradient)
     return cam if graph else cam.detach()
 

@@ -56,7 +56,7 @@ class KCD(Method):
             venue="ECCV 2022",
             arxiv="2207.05409",
         ),
-        equation="keep the τN samples of highest mean entropy of p_S · (uses)^α; mix the borderline",
+        equation="keep the τN samples of highest mean H(p_S) · uses^α; mix the borderline",
         data_modification="borderline samples are mixed with dropped ones",
         data_partition="the most valuable samples to the student",
         teachers="those of the methods beside it",
@@ -133,9 +133,7 @@ class KCDRuntime(Runtime):
         if stage == 0 or ctx.epoch % method.stage_epochs:
             return view
         people = self.population.nonzero().squeeze(1).cpu()
-        sizes = functional.keep_schedule(
-            len(people), method.tau, ctx.epochs, method.stage_epochs
-        )
+        sizes = functional.keep_schedule(len(people), method.tau, ctx.epochs, method.stage_epochs)
         if sizes[stage] == len(people):
             return view
         score = functional.cost_aware_score(

@@ -57,6 +57,4 @@ class LabelSmoothing(Method):
     def task_loss(self, student: Outputs, batch: Batch, ctx: Context) -> Tensor:
         """Return the smoothed cross-entropy over the labelled samples."""
         assert batch.targets is not None
-        return functional.cross_entropy(
-            student.logits, batch.targets, label_smoothing=self.epsilon
-        )
+        return functional.cross_entropy(student.logits, batch.targets, label_smoothing=self.epsilon)

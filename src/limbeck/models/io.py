@@ -111,7 +111,7 @@ def load_model(
         raise ModelError(f"{path} is damaged, or is not the file that {DESCRIPTION} describes")
     if model is None:
         model = _rebuild(folder, spec, allow_code)
-    _fill(model, path)
+    load_weights(model, path)
     return model.eval()
 
 
@@ -181,7 +181,8 @@ def _rebuild(folder: Path, spec: Mapping[str, Any], allow_code: bool) -> nn.Modu
         )
 
 
-def _fill(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Fill a network from a safetensors file; ModelError names the first weight that misfits."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

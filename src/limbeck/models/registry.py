@@ -55,6 +55,11 @@ def register_model(name: str, **fixed: Any) -> Callable[[Builder], Builder]:
     return register
 
 
+def model_builder(name: str) -> Callable[..., nn.Module]:
+    """Return the function that builds the network registered as ``name``."""
+    return _ENTRIES[name].build
+
+
 def model_names() -> list[str]:
     """Names of the registered networks, sorted with numbers in order (resnet8 before resnet20)."""
     import re

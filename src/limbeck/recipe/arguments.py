@@ -100,10 +100,10 @@ def of_model(model: str) -> Arguments | None:
         ValidationError: no network has this name.
     """
     from limbeck.models import model_arguments, model_names
-    from limbeck.models.registry import _ENTRIES
+    from limbeck.models.registry import model_builder
 
     if model in model_names():
-        return Arguments(model_arguments(model), _annotations(_ENTRIES[model].build))
+        return Arguments(model_arguments(model), _annotations(model_builder(model)))
     if model.startswith(("timm/", "py:")) or is_path(model):
         return None
     names = [*model_names(), "timm/<id>", "py:module:function", "path/to/folder"]
@@ -116,11 +116,11 @@ def of_data(name: str) -> Arguments:
     Raises:
         ValidationError: no data source has this name.
     """
-    from limbeck.data.registry import _source, data_names, data_options
+    from limbeck.data.registry import data_source, data_names, data_options
 
     if name not in data_names():
         raise mistake(unknown("data source", name, data_names()), name, ("name",))
-    return Arguments(data_options(name), _annotations(_source(name)))
+    return Arguments(data_options(name), _annotations(data_source(name)))
 
 
 def of_method(kind: type) -> Arguments:

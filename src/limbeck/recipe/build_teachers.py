@@ -13,7 +13,7 @@ from limbeck.data.bundle import DataBundle
 from limbeck.data.normalize import Normalize
 from limbeck.errors import TeacherError
 from limbeck.models import build_model, load_model, read_spec
-from limbeck.models.io import _fill
+from limbeck.models.io import load_weights
 from limbeck.recipe import schema, teacher_schema
 from limbeck.recipe.build import Workshop, at, same_random_numbers
 from limbeck.recipe.checks import made_on_demand
@@ -120,7 +120,7 @@ def _(spec: teacher_schema.ModelTeacher, making: Making) -> Teacher:
         if not path.is_file():
             raise TeacherError(f"{making.key}.weights: there is no file {spec.weights}")
         with at(f"{making.key}.weights"):
-            _fill(module, path)
+            load_weights(module, path)
     stats = spec.normalize
     return making.live(module, None if stats is None else Normalize(stats.mean, stats.std))
 

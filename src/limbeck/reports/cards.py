@@ -52,7 +52,7 @@ def method_card(name: str) -> MethodCard:
         ("Transfer", card.transfer),
         ("Supervision", card.supervision),
         ("Timing", card.timing),
-        ("Fidelity to the paper", card.faithful),
+        ("Built", card.faithful if card.paper is not None else ""),
     )
     paper = card.paper
     return MethodCard(

@@ -1,6 +1,6 @@
 """The drawing board: matplotlib figures as small inline SVG that follow the page's colours.
 
-Figures are drawn about 360 units wide, the width of a phone, so that their text is as large as the
+Figures are drawn about 345 units wide, the width of a phone, so that their text is as large as the
 page's on a phone and beside each other on a desktop. Colours are placeholders that become CSS
 variables: one drawing serves light, dark and print. Text stays text, in the page's own font.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 360.0
+WIDTH = 345.0
 """Width of a figure in CSS pixels."""
 NUM_COLOURS = 8
 """Arm colours of the style sheet; more arms than that reuse them with other markers."""
@@ -113,13 +113,15 @@ def drawing(height: float = 240.0, width: float = WIDTH) -> Iterator[tuple[Figur
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     style: dict[Any, Any] = {
-        "font.size": 11,
+        "font.size": 11.5,
         "font.family": "sans-serif",
         "font.sans-serif": ["DejaVu Sans"],
         "text.color": INK,
         "axes.edgecolor": RULE,
         "axes.labelcolor": MUTED,
-        "axes.labelsize": 11,
+        "axes.labelsize": 11.5,
+        "xtick.labelsize": 11.5,
+        "ytick.labelsize": 11.5,
         "axes.facecolor": "none",
         "axes.grid": True,
         "axes.axisbelow": True,

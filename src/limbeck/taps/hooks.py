@@ -135,9 +135,18 @@ class _Capture:
     def __init__(self, tap: ResolvedTap, store: TapStore, require_grad: bool, detach: bool) -> None:
         self.tap, self.store = tap, store
         self.require_grad, self.detach = require_grad, detach
+        self.live = True
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Capture:
+        """A copy of a tapped network (an average of its weights, say) captures nothing."""
+        copied = _Capture(self.tap, TapStore([]), False, False)
+        copied.live = False
+        return copied
 
     def after(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Forward hook: capture, and replace the output where gradients are asked for."""
+        if not self.live:
+            return None
         tensor = self.read(output)
         if not self.replaces(tensor):
             self.keep(tensor)
@@ -146,6 +155,8 @@ class _Capture:
 
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Forward pre-hook: the same for the first tensor among the inputs."""
+        if not self.live:
+            return None
         positional = tensor_in(args) is not None
         tensor = self.read(args if positional else kwargs)
         if not self.replaces(tensor):

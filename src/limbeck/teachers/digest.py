@@ -72,7 +72,7 @@ class _Walk:
     def __init__(self) -> None:
         self.digest = hashlib.sha256()
         self.opaque: set[str] = set()
-        self._seen: dict[int, Any] = {}  # keeps the objects alive, so that ids stay unique
+        self._path: list[int] = []  # ids of the objects around the current one
 
     def visit(self, value: Any) -> None:
         if value is None or isinstance(value, bool | int | float | complex | str | bytes):
@@ -81,11 +81,12 @@ class _Walk:
             self._array(np.asarray(value))
         elif isinstance(value, Tensor):
             _update_with_tensor(self.digest, value)
-        elif id(value) in self._seen:
-            self._say("again")
+        elif id(value) in self._path:
+            self._say(f"itself, {len(self._path) - self._path.index(id(value))} up")
         else:
-            self._seen[id(value)] = value
+            self._path.append(id(value))
             self._structure(value)
+            self._path.pop()
 
     def _structure(self, value: Any) -> None:
         self._say(_class_name(value))
@@ -97,18 +98,23 @@ class _Walk:
             self._say(repr(sorted(map(repr, value))))
         elif isinstance(value, np.random.RandomState | np.random.Generator):
             pass  # decided the fit, not the predictions
-        elif isinstance(value, type) or hasattr(value, "__code__"):
+        elif isinstance(value, type) or _is_library_function(value):
             self._say(f"{value.__module__}.{value.__qualname__}")
         elif type(value).__module__.startswith("sklearn.tree") and hasattr(value, "children_left"):
             self._items((name, getattr(value, name, None)) for name in _TREE)
         elif type(value).__module__.startswith("sklearn._loss") and not hasattr(value, "__dict__"):
             pass  # a compiled loss function: its class says all
-        elif hasattr(value, "__dict__"):
-            self._items(sorted(vars(value).items(), key=_first))
         elif _is_sparse(value):
             self._array(value.toarray())
         else:
+            self._attributes(value)
+
+    def _attributes(self, value: Any) -> None:
+        slots = _slots(value)
+        if _hides_something(value, len(slots)):
             self.opaque.add(type(value).__name__)
+        found = {name: getattr(value, name) for name in slots if hasattr(value, name)}
+        self._items(sorted({**found, **getattr(value, "__dict__", {})}.items(), key=_first))
 
     def _items(self, items: Iterable[tuple[str, Any]]) -> None:
         for name, item in items:
@@ -137,6 +143,32 @@ def _class_name(value: Any) -> str:
 
 def _first(item: tuple[str, Any]) -> str:
     return item[0]
+
+
+def _slots(value: Any) -> list[str]:
+    """Return the names that the Python classes of an object declare as slots."""
+    names: list[str] = []
+    for kind in type(value).__mro__:
+        declared = vars(kind).get("__slots__", ())
+        names += [declared] if isinstance(declared, str) else declared
+    return [name for name in names if name not in ("__dict__", "__weakref__")]
+
+
+def _hides_something(value: Any, num_slots: int) -> bool:
+    """Whether an object is larger than its attributes account for: it holds compiled state.
+
+    ``vars`` of a k-d tree is an empty dictionary, for its arrays live in C. An object of plain
+    Python has its header, one pointer a slot, and at most one each for attributes and references.
+    """
+    pointer = tuple.__itemsize__
+    return type(value).__basicsize__ > object.__basicsize__ + (num_slots + 2) * pointer
+
+
+def _is_library_function(value: Any) -> bool:
+    """Whether a function is one of a library's own, so that its name says what it does."""
+    name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '<unnamed>')}"
+    library = name.split(".")[0] in ("sklearn", "numpy", "scipy", "math")
+    return hasattr(value, "__code__") and library and "<" not in name
 
 
 def _is_sparse(value: Any) -> bool:
