@@ -59,7 +59,7 @@ types: $(STAMP)  ## mypy --strict
 	@$(BIN)/mypy
 
 layers: $(STAMP)  ## imports point one way
-	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/lint-imports --no-logo --no-cache
 
 docs: $(STAMP)  ## build the site into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

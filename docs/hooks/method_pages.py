@@ -7,6 +7,7 @@ import inspect
 import re
 from typing import TYPE_CHECKING, Any
 
+from docstring_parts import meanings, prose
 from mathematics import to_markdown
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ PROMISES = {
 def page(name: str, method: type[Method]) -> str:
     """Return the Markdown page of one method."""
     card = method.card
-    text = to_markdown(prose(method))
+    text = to_markdown(prose(inspect.cleandoc(method.__doc__ or "")))
     drawn = "limbeck-equation" in text  # then the card's line of text would say it twice
     parts = [
         f"# {card.title}",
@@ -89,24 +90,11 @@ def citation(card: Card) -> str:
     return f"{paper.authors} ({paper.year}). *{paper.title}.*{source} Built: {card.faithful}."
 
 
-def prose(method: type[Method]) -> str:
-    """Return the class docstring without its sections and without its display equations."""
-    text = inspect.cleandoc(method.__doc__ or "")
-    return re.split(r"^(?:Args|Attributes|Raises|Returns|Example|Examples):", text, flags=re.M)[0]
-
-
 def described(method: type[Method]) -> dict[str, str]:
     """Return what the docstrings along the class's ancestry say about each parameter."""
     found: dict[str, str] = {}
     for cls in reversed(method.__mro__):
-        text = inspect.cleandoc(cls.__dict__.get("__doc__") or "")
-        section = re.search(r"^(?:Args|Attributes):\n(.*?)(?=^\S|\Z)", text, flags=re.M | re.S)
-        if section is None:
-            continue
-        for entry in re.split(r"\n(?=    \w)", "\n" + section[1]):
-            name, _, words = entry.strip().partition(":")
-            if words:
-                found[name.split(" ")[0]] = " ".join(words.split())
+        found |= meanings(inspect.cleandoc(cls.__dict__.get("__doc__") or ""))
     return found
 
 

@@ -85,6 +85,11 @@ def equations_index() -> str:
 
 def recipe_reference() -> str:
     """Return the recipe reference."""
+    from limbeck.data.bundle import COMMON_DEFAULTS
+    from limbeck.data.registry import data_names, data_options
+    from limbeck.models import model_arguments, model_names
     from limbeck.recipe import json_schema
 
-    return recipe_page.page(json_schema())
+    sources = {name: data_options(name) for name in data_names()}
+    networks = {name: model_arguments(name) for name in model_names()}
+    return recipe_page.page(json_schema(), sources, COMMON_DEFAULTS, networks)

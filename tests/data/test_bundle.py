@@ -115,17 +115,18 @@ def test_the_fingerprint_follows_content_targets_and_cuts() -> None:
     assert len({base, *prints}) == 7
 
 
-@pytest.mark.parametrize(
-    ("train", "message"),
-    [
-        ((torch.zeros(0, 2), torch.zeros(0).long()), "the train data are empty"),
-        ((torch.tensor([[0.0], [torch.nan], [1.0]]), torch.tensor([0, 1, 0])), "train, sample 1: the input contains nan"),
-        ((torch.tensor([[0.0], [1.0], [-torch.inf]]), torch.tensor([0, 1, 0])), "train, sample 2: the input contains -inf"),
-        ((torch.rand(4, 1), torch.tensor([0, 1, 5, 1])), r"train, sample 2: label 5 is out of range; expected 0 to 2"),
-        ((torch.rand(4, 1), torch.tensor([0, -1, 2, 1])), "train, sample 1: label -1 is out of range"),
-        ((torch.rand(4, 1), torch.tensor([0.0, 1.0, 1.5, 2.0])), r"train, sample 2: label 1.5 is not a whole number"),
-    ],
-)  # fmt: skip
+X3, X4, Y3 = torch.zeros(3, 1), torch.zeros(4, 1), torch.tensor([0, 1, 0])
+BAD = {
+    "the train data are empty": (torch.zeros(0, 2), torch.zeros(0).long()),
+    "train, sample 1: the input contains nan": (X3 + torch.tensor([[0], [torch.nan], [1]]), Y3),
+    "train, sample 2: the input contains -inf": (X3 - torch.tensor([[0], [0], [torch.inf]]), Y3),
+    "train, sample 2: label 5 is out of range; expected 0 to 2": (X4, torch.tensor([0, 1, 5, 1])),
+    "train, sample 1: label -1 is out of range": (X4, torch.tensor([0, -1, 2, 1])),
+    "train, sample 2: label 1.5 is not a whole number": (X4, torch.tensor([0, 1, 1.5, 2])),
+}
+
+
+@pytest.mark.parametrize(("train", "message"), [(data, text) for text, data in BAD.items()])
 def test_bad_content_is_one_line_with_split_sample_and_value(train: Any, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
         bundle_from(train, task="classification", num_classes=3)

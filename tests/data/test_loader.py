@@ -1,5 +1,6 @@
 """Batches: every sample once, ragged means exact, resumable anywhere."""
 
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -65,6 +66,10 @@ def test_ranks_and_micro_batches_add_up_to_the_step(
         return
     alone = epoch(view, batch_size=batch_size)
     assert {len(steps) for steps in ranks} == {steps_per_epoch(view, **options)}  # type: ignore[arg-type]
+    left_out = size - sum(len(batch) for steps in ranks for step in steps for batch in step)
+    assert left_out < (2 * world_size if batch_size > world_size else max(world_size, 2))
+    if world_size == 1:
+        assert len(ranks[0]) == len(alone)
     values = torch.rand(size, dtype=torch.float64)
     for number in range(len(ranks[0])):
         micro = [batch for steps in ranks for batch in steps[number]]
@@ -181,7 +186,7 @@ def test_workers_change_nothing() -> None:
     a, b = epoch(here, **options), epoch(there, **options)
     assert flat(a) == flat(b)
     assert len(a) == 2
-    for x, y in zip(sum(a, []), sum(b, []), strict=True):
+    for x, y in zip(chain(*a), chain(*b), strict=True):
         assert torch.equal(x.inputs, y.inputs)
         assert x.label_share == y.label_share
     other = epoch(here, **{**options, "epoch": 2})

@@ -52,6 +52,46 @@ def test_a_block_that_fails_is_seen() -> None:
     assert _run("```python\na = 1\n```\nthen\n```python\nassert a == 1\n```\n", "page.md") == 2
 
 
+YAML = re.compile(r"^```yaml[^\n]*\n(?P<text>.*?)^```", re.M | re.S)
+COMMAND = re.compile(r"^limbeck (?P<name>[a-z]+)", re.M)
+SHELL = re.compile(r"^```bash\n(?P<text>.*?)^```", re.M | re.S)
+
+
+def _yaml_recipes() -> list[tuple[str, str]]:
+    pages = [(str(page.relative_to(ROOT)), page.read_text(encoding="utf-8")) for page in PAGES]
+    found = [(name, match["text"]) for name, text in pages for match in YAML.finditer(text)]
+    return [(name, text) for name, text in found if "student:" in text]
+
+
+def test_recipes_on_the_pages_are_valid() -> None:
+    import yaml
+
+    from limbeck.recipe import load_recipe
+
+    recipes = _yaml_recipes()
+    assert recipes
+    for _, text in recipes:
+        load_recipe(yaml.safe_load(text))
+
+
+def test_commands_on_the_pages_exist() -> None:
+    import typer
+
+    from limbeck.cli.app import app
+
+    known = set(typer.main.get_group(app).commands)
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for block in SHELL.finditer(text):
+            assert {match["name"] for match in COMMAND.finditer(block["text"])} <= known, page.name
+
+
+def test_links_between_top_level_pages_lead_somewhere() -> None:
+    for page in ["README.md", "CONTRIBUTING.md"]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / page).read_text()):
+            assert (ROOT / target).exists(), f"{page}: {target}"
+
+
 def _load(name: str) -> ModuleType:
     """Load a module of the site's hooks, which are no package."""
     folder = ROOT / "docs" / "hooks"
@@ -94,10 +134,16 @@ def test_doctests_are_fenced() -> None:
     assert text == "A.\n\n```python\n>>> f(1)\n2\n>>> f(2)\n3\n```\n\nEnd."
 
 
+TEACHER = {"model": "cnn", "weights": "random"}
+
+
 def test_every_method_has_a_page_with_its_parameters() -> None:
     import dataclasses
 
+    import yaml
+
     from limbeck.methods import all_methods
+    from limbeck.recipe import load_recipe
 
     pages = _load("method_pages")
     for name, cls in all_methods().items():
@@ -106,4 +152,6 @@ def test_every_method_has_a_page_with_its_parameters() -> None:
             row = next(line for line in text.splitlines() if line.startswith(f"| `{field.name}`"))
             meaning = row.rstrip(" |").rsplit("|", 1)[1].strip()
             assert len(meaning) > 5, f"{name}.{field.name} is not described in its docstring"
+        recipe = yaml.safe_load(YAML.search(text)["text"])
+        load_recipe({"data": "digits", "student": "cnn", "teacher": TEACHER, **recipe})
         assert all(reason in text.replace("\\|", "|") for reason in cls.card.exempt.values())

@@ -40,3 +40,12 @@ def test_bounds_are_lower_bounds() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [item for group in project["optional-dependencies"].values() for item in group]
     assert [d for d in project["dependencies"] + extras if re.search(r"<|==|~=", d)] == []
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    import limbeck
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert project["version"] == limbeck.__version__
+    assert f"\nversion: {limbeck.__version__}\n" in citation

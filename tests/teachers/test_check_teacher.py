@@ -25,7 +25,7 @@ class Honest(Teacher):
         return self.net
 
     def fingerprint(self):
-        return str(float(sum(value.double().sum() for value in self.net.parameters())))
+        return str(float(sum(value.detach().double().sum() for value in self.net.parameters())))
 
     def ask(self, batch, *, taps=None, require_grad=False):
         if taps:
@@ -84,6 +84,14 @@ class Counts(Honest):
         return super().answer(batch)
 
 
+class Leaks(Honest):
+    def answer(self, batch):
+        logits = self.net(batch.inputs)
+        with torch.enable_grad():
+            self.net[0].weight.sum().backward()
+        return Outputs(logits)
+
+
 class Blind(Honest):
     def fingerprint(self):
         return "always the same"
@@ -128,6 +136,7 @@ def test_an_honest_teacher_passes():
         (Writer, "inputs of the batch was written to|another answer"),
         (Trains, "another answer|training mode|changed by asking"),
         (Counts, "num_batches_tracked of the teacher was changed"),
+        (Leaks, r"gradient of 0\.weight of the teacher was changed"),
         (Blind, "stayed the same though a weight changed"),
         (Restless, "changed though nothing else did"),
         (Permissive, "features were not refused"),

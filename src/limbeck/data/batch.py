@@ -65,9 +65,8 @@ class Batch:
 
 def has_label(targets: Tensor) -> Tensor:
     """Bool ``[batch]``: which samples have any label (an entry that is not ``IGNORE`` or NaN)."""
-    if targets.is_floating_point():
-        return ~torch.isnan(targets).reshape(len(targets), -1).all(dim=1)
-    return (targets.reshape(len(targets), -1) != IGNORE).any(dim=1)
+    known = ~torch.isnan(targets) if targets.is_floating_point() else targets != IGNORE
+    return known.flatten(1).any(dim=1) if known.dim() > 1 else known
 
 
 def first_tensor(inputs: Any) -> Tensor:

@@ -39,8 +39,9 @@ def batches(
     sum(label_share * mean over labelled) over the task term (0 where a step has no label).
 
     The last, smaller step is cut into fewer micro-batches a rank where a slice would otherwise
-    have a single sample, on which batch normalisation cannot train; where even one slice a rank
-    has less than two samples, it is left out (a tail of one sample on one rank, say).
+    have a single sample, on which batch normalisation cannot train. Where it has less than two
+    samples a rank it is left out: a tail of one sample on one rank, of up to three on two. The
+    number of steps depends on the number of ranks in this way alone, and not on ``accumulate``.
 
     Order and pixels depend on (seed, epoch, step) alone: beginning at ``start_step`` yields what
     an undisturbed epoch yields from there on.
@@ -125,11 +126,12 @@ def _step_sizes(
         )
     full, tail = divmod(num_samples, batch_size)
     steps = [(batch_size, accumulate)] * full
-    least = min(2, batch_size // slices)  # who asks for slices of one sample gets them
-    if tail >= least * world_size and not drop_last:
-        steps.append((tail, min(accumulate, tail // (least * world_size))))
+    # who asks for batches (or slices) of one sample gets them
+    least_a_rank, least_a_slice = min(2, batch_size // world_size), min(2, batch_size // slices)
+    if tail >= least_a_rank * world_size and not drop_last:
+        steps.append((tail, min(accumulate, tail // (least_a_slice * world_size))))
     if not steps:
-        needed = batch_size if drop_last else least * world_size
+        needed = batch_size if drop_last else least_a_rank * world_size
         raise DataError(f"{num_samples} train samples are too few: a step needs {needed}")
     return steps
 

@@ -25,7 +25,7 @@ from limbeck.engine.optim import learning_rate, make_optimizer, set_learning_rat
 from limbeck.engine.plan import Plan
 from limbeck.engine.progress import Position, stage_at
 from limbeck.engine.run_folder import RunFolder
-from limbeck.engine.setup import Assembly, assemble, fit_runtimes, training_view
+from limbeck.engine.setup import Assembly, fit_runtimes, training_view
 from limbeck.engine.signals import GracefulStop, Interrupted
 from limbeck.errors import NonFiniteError
 from limbeck.methods.base import Stage
@@ -42,23 +42,33 @@ class Distiller:
         folder: where the run lives; created already.
         world: this process among its siblings.
         console: what a person sees.
+        parts: the plan put together.
+        judge: measures students.
     """
 
     optimizer: torch.optim.Optimizer
     wrapped: nn.Module
 
-    def __init__(self, plan: Plan, folder: RunFolder, world: World, console: Console) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        folder: RunFolder,
+        world: World,
+        console: Console,
+        parts: Assembly,
+        judge: Judge,
+    ) -> None:
         self.plan = plan
         self.train = plan.train
         self.folder = folder
         self.world = world
         self.console = console
-        self.parts: Assembly = assemble(plan, world)
+        self.parts = parts
+        self.judge = judge
         self.position = Position()
         self.view: View = training_view(plan)
         self.average = self._make_average()
         self.logbook = Logbook(folder, world, plan.trackers)
-        self.judge = Judge(plan, self.parts, world)
         self.keeper = Keeper(self)
         self.rate = 0.0
         self._stage = -1

@@ -59,13 +59,17 @@ class RunFolder:
             raise CheckpointError(f"{path}: run format {found}, expected {FORMAT}")
         return folder
 
-    def create(self, recipe: Mapping[str, Any], name: str) -> None:
-        """Make the folder with its recipe; RecipeError if it holds a run already."""
+    def refuse_to_overwrite(self) -> None:
+        """Raise RecipeError if the folder holds a run already."""
         if (self.path / "recipe.yaml").exists():
             raise RecipeError(
                 f"output: {self.path} holds a run already; continue it with "
                 f"`limbeck resume {self.path}` or choose another folder"
             )
+
+    def create(self, recipe: Mapping[str, Any], name: str) -> None:
+        """Make the folder with its recipe; RecipeError if it holds a run already."""
+        self.refuse_to_overwrite()
         with storage_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         self.write_summary({"name": name, "status": "running"})

@@ -18,10 +18,10 @@ from limbeck.engine.distiller import Distiller
 from limbeck.engine.distributed import World, joined_world
 from limbeck.engine.environment import environment
 from limbeck.engine.logbook import Console
-from limbeck.engine.measuring import cost_of
+from limbeck.engine.measuring import Judge, cost_of
 from limbeck.engine.plan import Plan
 from limbeck.engine.run_folder import RunFolder
-from limbeck.engine.setup import example_batch
+from limbeck.engine.setup import assemble, example_batch
 from limbeck.engine.signals import Interrupted
 from limbeck.errors import CheckpointError, LimbeckError
 from limbeck.files import write_bytes, write_json
@@ -81,17 +81,25 @@ def _deterministic(wanted: bool) -> Iterator[None]:
 
 
 def _run_in(world: World, plan: Plan, folder: RunFolder, resume: bool, quiet: bool) -> Outcome:
-    if world.leads:
-        if resume:
-            RunFolder.open(folder.path)
-        else:
-            folder.create(plan.recipe, plan.name)
-            write_json(folder.path / "environment.json", environment(world.size, world.device.type))
+    if resume:
+        RunFolder.open(folder.path)
+    else:
+        folder.refuse_to_overwrite()
+    try:
+        parts = assemble(plan, world)
+        judge = Judge(plan, parts, world)
+    except BaseException:  # what does not fit leaves no folder behind, and no hook
+        for teacher in plan.teachers.values():
+            teacher.close()
+        raise
+    if world.leads and not resume:
+        folder.create(plan.recipe, plan.name)
+        write_json(folder.path / "environment.json", environment(world.size, world.device.type))
     world.barrier()
     console = Console(plan.train.epochs, quiet=quiet or not world.leads, label=plan.name)
     run: Distiller | None = None
     try:
-        run = Distiller(plan, folder, world, console)
+        run = Distiller(plan, folder, world, console, parts, judge)
         if not (resume and _went_on(run)):
             run.start()
         run.fit()
@@ -104,7 +112,9 @@ def _run_in(world: World, plan: Plan, folder: RunFolder, resume: bool, quiet: bo
         raise
     finally:
         console.close()
-        if run is not None:
+        if run is None:
+            parts.close()
+        else:
             run.close()
 
 

@@ -59,7 +59,7 @@ class Data:
     """Where samples come from.
 
     Args:
-        name: a data source: "digits", "fashion_mnist", "csv" ...
+        name: a data source: "digits", "fashion-mnist", "table" ...
         arguments: options of that source, written beside the name.
     """
 

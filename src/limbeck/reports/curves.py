@@ -11,7 +11,7 @@ import numpy as np
 
 from limbeck.reports import plots
 from limbeck.reports.evidence import Arm, Evidence
-from limbeck.reports.formats import Metric, count_of, metric_of, show
+from limbeck.reports.formats import Metric, metric_of, show
 from limbeck.reports.plots import Plot
 from limbeck.reports.reading import RunRecord
 
@@ -144,17 +144,20 @@ def seeds_plot(evidence: Evidence) -> Plot | None:
     """Return every seed as a dot, mean and interval beside it, the teacher as a line."""
     metric, split = evidence.metric, evidence.split
     arms = [arm for arm in evidence.finished if arm.values(metric.key, split)]
-    if not arms:
+    many = any(len(arm.runs) > 1 for arm in arms)
+    if not arms or not (many or len(arms) > 1 or evidence.teachers):
         return None
+    from matplotlib.ticker import MaxNLocator
+
     described = []
     with plots.drawing(height=64 + 46 * len(arms)) as (figure, axes):
         for row, arm in enumerate(reversed(arms)):
             values = np.array(list(arm.values(metric.key, split).values())) * metric.scale
             found, shade = arm.estimate(metric.key, split), plots.colour(arm.index)
             mark = plots.marker(arm.index)
-            axes.plot(
-                values, np.full(len(values), row - 0.2), mark, color=shade, alpha=0.5, ms=5, mew=0
-            )
+            if len(values) > 1:
+                height = np.full(len(values), row - 0.2)
+                axes.plot(values, height, mark, color=shade, alpha=0.5, ms=5, mew=0)
             if found.has_interval:
                 ends = [found.low * metric.scale, found.high * metric.scale]
                 axes.plot(ends, [row + 0.06] * 2, color=shade, lw=2.5)
@@ -164,6 +167,7 @@ def seeds_plot(evidence: Evidence) -> Plot | None:
         for label, value in _teacher_lines(evidence):
             plots.label_line(axes, label, value)
             described.append(f"{label} {show(metric, value / metric.scale)}")
+        axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.set_yticks([])
         axes.set_ylim(-0.5, len(arms) - 0.4)
         axes.grid(axis="x", visible=True)
@@ -171,10 +175,10 @@ def seeds_plot(evidence: Evidence) -> Plot | None:
         svg = plots.to_svg(
             figure, f"{metric.label} of every seed. {'; '.join(described)}.", "seeds"
         )
-    num = max(len(arm.runs) for arm in arms)
-    caption = f"Small marks: single seeds ({count_of(num, 'seed')}). Large mark and bar: mean and "
-    caption += "95 % t-interval." if num > 1 else "its interval, which one seed cannot give."
-    return Plot(svg, f"{metric.label}, every seed", caption)
+    caption = "One seed an arm, so no intervals."
+    if many:
+        caption = "Small marks: single seeds. Large mark and bar: mean and 95 % t-interval."
+    return Plot(svg, f"{metric.label}, every seed" if many else metric.label, caption)
 
 
 def _teacher_lines(evidence: Evidence) -> list[tuple[str, float]]:

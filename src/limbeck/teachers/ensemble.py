@@ -174,4 +174,8 @@ def _shares(name: str, weights: Sequence[float] | None, count: int) -> tuple[flo
 
 def _joined(modules: Sequence[nn.Module | None]) -> nn.Module | None:
     found = [module for module in modules if module is not None]
-    return nn.ModuleList(found) if len(found) == len(modules) else None
+    if len(found) < len(modules):
+        return None
+    joined = nn.ModuleList(found)
+    joined.training = False  # the list alone; its members' modes are theirs
+    return joined
