@@ -64,8 +64,9 @@ def test_the_status_of_a_run_still_going_is_shown(run: Path) -> None:
     assert read_run(run).status == "running"
 
 
-def test_the_kind_of_task_comes_from_the_metrics_where_it_is_auto(study: Path, regression: Path,
-                                                                  multilabel: Path) -> None:  # fmt: skip
+def test_an_automatic_task_is_told_by_its_metrics(
+    study: Path, regression: Path, multilabel: Path
+) -> None:
     folders = {"classification": study, "regression": regression, "multilabel": multilabel}
     for kind, root in folders.items():
         record = read_runs([root])[0]

@@ -188,6 +188,15 @@ def test_student_with_the_teachers_own_parameters_is_refused():
     LiveTeacher(net).meet(student)  # borrowed frozen layers are fine
 
 
+def test_roles_of_a_network_that_declares_none_are_found_by_running_it(data):
+    teacher = LiveTeacher(Net())
+    teacher.bind(data, CPU)
+    teacher.set_taps(["stages", "head"])
+    shapes = [tuple(value.shape) for value in teacher.ask(batch_of(data)).features.values()]
+    assert shapes[-1] == (8, 10)
+    assert (8, 4, 8, 8) in shapes
+
+
 def test_unknown_taps_name_the_teacher(data):
     teacher = LiveTeacher(Net(), name="big")
     teacher.bind(data, CPU)

@@ -14,6 +14,7 @@ from limbeck.data.geometry import GeometricParameters, apply_geometric
 from limbeck.data.normalize import Normalize, apply_affine
 from limbeck.data.seeds import (
     GAMMA,
+    bits_to_integers,
     counter_bits,
     counter_integers,
     counter_uniform,
@@ -107,11 +108,12 @@ class Augment:
         """Return where each sample's pixels go in this view (for maps: ``apply_geometric``)."""
         steps = self.steps
         top = left = flip = angle = None
+        # one pass of the hash for all: its cost is in the number of calls, not of samples
+        bits = counter_bits(seed, view, index, (TOP, LEFT, FLIP))
         if steps.crop:
-            high = 2 * steps.crop + 1
-            top, left = counter_integers(seed, view, index, (TOP, LEFT), high)
+            top, left = bits_to_integers(bits[:2], 2 * steps.crop + 1)
         if steps.flip:
-            flip = counter_integers(seed, view, index, FLIP, 2).to(torch.bool)
+            flip = bits[2] < 0  # the top bit
         if steps.rotate:
             uniform = counter_uniform(seed, view, index, ANGLE)
             angle = (2 * uniform - 1) * math.radians(steps.rotate)

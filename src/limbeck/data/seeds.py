@@ -114,7 +114,12 @@ def counter_integers(
 
     The bias of any value is below ``high`` / 2**32.
     """
-    return (_shift(counter_bits(seed, view, index, stream), 32) * high) >> 32
+    return bits_to_integers(counter_bits(seed, view, index, stream), high)
+
+
+def bits_to_integers(bits: Tensor, high: int) -> Tensor:
+    """Turn 64 random bits each into int64 uniform in [0, high)."""
+    return (_shift(bits, 32) * high) >> 32
 
 
 def permutation(seed: int, epoch: int, n: int) -> Tensor:

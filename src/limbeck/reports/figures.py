@@ -103,7 +103,7 @@ def cost_plot(evidence: Evidence, cost: str) -> Plot | None:
         axes.set_ylim(*plots.pad([y + s * h for _, _, y, h, _ in points for s in (-1, 1)], 0.12))
         _log_ticks(axes, min(xs), max(xs), kind)
         axes.set_xlabel(kind.label.lower() + (f" ({kind.suffix})" if kind.suffix else ""))
-        figure.canvas.draw()
+        plots.lay_out(figure)
         _label_points(axes, points)
         described = "; ".join(
             f"{label}: {show(kind, x)} {kind.suffix}, {number(y, 1)}" for label, x, y, *_ in points

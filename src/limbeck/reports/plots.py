@@ -165,6 +165,7 @@ def to_svg(figure: Figure, description: str, key: str) -> str:
     """
     import matplotlib as mpl
 
+    lay_out(figure)
     buffer = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": key}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -187,6 +188,14 @@ def to_svg(figure: Figure, description: str, key: str) -> str:
     return f'<svg class="plot" viewBox="{box}" role="img" aria-label="{alt}">\n{body}'
 
 
+def lay_out(figure: Figure) -> None:
+    """Place the axes once and for all; drawing would otherwise do it again each time."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+
+
 def leave_right(figure: Figure, labels: Sequence[str], width: float = WIDTH) -> None:
     """Keep room on the right for labels at the ends of lines, and lay the figure out.
 
@@ -201,7 +210,7 @@ def leave_right(figure: Figure, labels: Sequence[str], width: float = WIDTH) -> 
     engine = figure.get_layout_engine()
     assert isinstance(engine, ConstrainedLayoutEngine)
     engine.set(rect=(0, 0, 1 - min(0.45, (longest * 7.2 + 8) / width), 1))
-    figure.canvas.draw()
+    lay_out(figure)
 
 
 def label_ends(

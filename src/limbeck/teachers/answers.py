@@ -34,7 +34,13 @@ def check_probabilities(name: str, answer: Array, task: str) -> None:
         )
 
 
-def classes_in_place(name: str, answer: Array, classes: Any, num_outputs: int | None) -> Array:
+def classes_in_place(
+    name: str,
+    answer: Array,
+    classes: Any,
+    num_outputs: int | None,
+    class_names: Sequence[str] = (),
+) -> Array:
     """Put an estimator's columns at their classes; unseen classes get probability 0.
 
     Args:
@@ -42,9 +48,10 @@ def classes_in_place(name: str, answer: Array, classes: Any, num_outputs: int | 
         answer: ``[batch, len(classes)]``.
         classes: the estimator's ``classes_``, the label of each column.
         num_outputs: number of classes; None: up to the largest that was seen.
+        class_names: names of the data's classes, for an estimator that was fitted on names.
 
     Raises:
-        TeacherError: labels that are no class indices below ``num_outputs``.
+        TeacherError: labels that are neither class indices below ``num_outputs`` nor names.
     """
     labels = np.asarray(classes)
     if answer.ndim != 2 or answer.shape[1] != len(labels):
@@ -52,7 +59,7 @@ def classes_in_place(name: str, answer: Array, classes: Any, num_outputs: int | 
             f"teachers.{name}: gives outputs of shape {list(answer.shape)} for {len(labels)} "
             "classes it was fitted on"
         )
-    columns = _indices(name, labels)
+    columns = _indices(name, labels, class_names)
     size = num_outputs or (int(columns.max()) + 1)
     if columns.min() < 0 or columns.max() >= size:
         wrong = columns.min() if columns.min() < 0 else columns.max()
@@ -65,14 +72,17 @@ def classes_in_place(name: str, answer: Array, classes: Any, num_outputs: int | 
     return placed
 
 
-def _indices(name: str, labels: Array) -> Array:
+def _indices(name: str, labels: Array, class_names: Sequence[str]) -> Array:
+    places = {label: place for place, label in enumerate(class_names)}
+    if len(places) == len(class_names) and all(label in places for label in labels.tolist()):
+        return np.array([places[label] for label in labels.tolist()], dtype=np.int64)
     whole = labels.dtype.kind in "biu" or (
         labels.dtype.kind == "f" and bool((labels == np.round(labels)).all())
     )
     if not whole:
         raise TeacherError(
             f"teachers.{name}: was fitted on labels such as {labels.tolist()[0]!r}, expected class "
-            "indices 0, 1, ...; fit it on the data's own targets"
+            "indices 0, 1, ... or the data's class names; fit it on the data's own targets"
         )
     return labels.astype(np.int64)
 

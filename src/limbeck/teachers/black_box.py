@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,13 +17,14 @@ from limbeck.teachers.answers import check_probabilities, classes_in_place, posi
 from limbeck.teachers.base import Teacher, stated_inputs
 from limbeck.teachers.digest import digest_of_parts, estimator_digest, tensor_digest
 from limbeck.teachers.examples import check_answer, example_batch
+from limbeck.teachers.forms import as_arrays, as_float64, column_order, with_names
 from limbeck.teachers.statistics import InputStatistics, copy_inputs
 
 if TYPE_CHECKING:
     from limbeck.data.bundle import DataBundle
 
-GIVES = ("probabilities", "logits")
-TAKES = ("numpy", "tensor")
+GIVES = ("probabilities", "logits", "values")
+TAKES = ("auto", "numpy", "tensor")
 PROBE_SIZE = 64  # samples whose answers stand for a function in its fingerprint
 
 
@@ -32,22 +33,25 @@ class BlackBoxTeacher(Teacher):
 
     Probabilities become ``logits = log(max(p, floor))``; with several labels at once,
     ``log(p / (1 - p))`` with p kept in [floor, 1 - floor]. Columns of an estimator are put at
-    their class (``classes_``); a class it has never seen gets the floor.
+    their class (``classes_``: indices, or names of the data's classes); a class it has never seen
+    gets the floor. One that was fitted on named columns is given the data's columns by name.
 
     Args:
         function: called with a copy of the inputs (which it may write to).
         num_outputs: classes or outputs; None: the data's, from ``bind``; before that, as many
             as are given.
-        gives: "probabilities", or "logits" (for regression: the values themselves, always).
+        gives: "probabilities" or "logits"; for regression it is the values themselves, always
+            ("values" says so, and refuses data of another task).
         floor: the least probability, above 0.
-        takes: "numpy" arrays or "tensor".
+        takes: "numpy" arrays or "tensor" (on the batch's device). "auto": arrays, or tensors where
+            the first question fails on arrays. Estimators are always given arrays.
         flatten: whether inputs are flattened to ``[batch, features]``; None: for estimators only.
         task: "classification", "multilabel" or "regression"; None: the data's, from ``bind``;
             before that, regression for an object that has ``predict`` alone.
         normalization: the statistics it expects of its inputs, where they are not the data's.
             ``Normalize()`` means inputs in [0, 1].
-        probe: inputs whose answers stand for a function in its fingerprint; None: the first
-            64 training samples, from ``bind``.
+        probe: inputs, as batches have them, whose answers stand for a function in its
+            fingerprint; None: the first 64 training samples, from ``bind``.
         name: what methods call it.
 
     Raises:
@@ -61,9 +65,9 @@ class BlackBoxTeacher(Teacher):
         function: Any,
         *,
         num_outputs: int | None = None,
-        gives: Literal["probabilities", "logits"] = "probabilities",
+        gives: Literal["probabilities", "logits", "values"] = "probabilities",
         floor: float = 1e-12,
-        takes: Literal["numpy", "tensor"] = "numpy",
+        takes: Literal["auto", "numpy", "tensor"] = "auto",
         flatten: bool | None = None,
         task: str | None = None,
         normalization: Normalize | None = None,
@@ -81,7 +85,11 @@ class BlackBoxTeacher(Teacher):
         self.gives = gives
         self.floor = floor
         self.takes = takes
-        self._is_estimator = hasattr(function, "predict_proba") or hasattr(function, "predict")
+        # Networks of other frameworks have predict too, but are called.
+        self._is_estimator = hasattr(function, "predict_proba") or (
+            hasattr(function, "predict") and not callable(function)
+        )
+        self._form = "numpy" if self._is_estimator else takes
         if not self._is_estimator and not callable(function):
             raise TeacherError(
                 f"teachers.{name}: expected a callable, or an object with predict_proba, got "
@@ -89,7 +97,10 @@ class BlackBoxTeacher(Teacher):
             )
         self.flatten = self._is_estimator if flatten is None else flatten
         only_values = self._is_estimator and not hasattr(function, "predict_proba")
-        self.task = task or ("regression" if only_values else "classification")
+        values = only_values or gives == "values"
+        self.task = task or ("regression" if values else "classification")
+        self._class_names: tuple[str, ...] = ()
+        self._order: tuple[int, ...] | None = None
         self._statistics = InputStatistics(normalization, name)
         self._probe = probe
 
@@ -98,14 +109,20 @@ class BlackBoxTeacher(Teacher):
         if data is None:
             return
         self._statistics.bind(data.normalization)
-        self.task = data.task
+        if self.gives == "values" and data.task != "regression":
+            raise TeacherError(
+                f"teachers.{self.name}.gives: 'values' is for regression, the task is {data.task}"
+            )
+        self.task, self._class_names = data.task, data.class_names
         if self.num_outputs not in (None, data.num_outputs):
             raise TeacherError(
                 f"teachers.{self.name}: gives {self.num_outputs} outputs, the data have "
                 f"{data.num_outputs} (class counts differ)"
             )
         self.num_outputs = data.num_outputs
-        example = example_batch(data, "cpu", size=PROBE_SIZE)
+        if self._is_estimator:
+            self._order = column_order(self.function, data.feature_names)
+        example = example_batch(data, device, size=PROBE_SIZE)
         if self._probe is None:
             self._probe = example.inputs
         check_answer(self.name, self.ask(example), len(example), data.num_outputs)
@@ -126,7 +143,7 @@ class BlackBoxTeacher(Teacher):
     @torch.no_grad()
     def _logits(self, inputs: Any) -> Tensor:
         size = len(first_tensor(inputs))
-        answer = self._answer(self._prepared(inputs), size)
+        answer = self._answer(inputs, size)
         if answer.ndim == 1 and self.task != "classification":
             answer = answer[:, None]
         wanted = (size, self.num_outputs or answer.shape[-1])
@@ -151,28 +168,47 @@ class BlackBoxTeacher(Teacher):
         """Return the log-probability of "no" where each label has its own probability."""
         return np.log(np.maximum(1 - answer, self.floor)) if self.task == "multilabel" else 0.0
 
-    def _prepared(self, inputs: Any) -> Any:
+    def _prepared(self, inputs: Any, form: str) -> Any:
+        """Return a copy of the inputs as the function reads them."""
         inputs = copy_inputs(self._statistics(inputs, self.name))
         if self.flatten and isinstance(inputs, Tensor):
             inputs = inputs.flatten(start_dim=1) if inputs.dim() > 1 else inputs[:, None]
-        return inputs if self.takes == "tensor" and not self._is_estimator else _arrays(inputs)
+        if form == "tensor":
+            return inputs
+        arrays = as_arrays(inputs)
+        if not (self._is_estimator and isinstance(arrays, np.ndarray)):
+            return arrays
+        return with_names(
+            self.function, arrays if self._order is None else arrays[:, list(self._order)]
+        )
 
     def _answer(self, inputs: Any, size: int) -> np.ndarray[Any, Any]:
-        """Call the function and return float64 ``[batch, outputs]``, classes in place."""
-        try:
-            said = self._callable()(inputs)
-        except TeacherError:
-            raise
-        except Exception as error:  # whatever a stranger's code raises
-            reason = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
-            raise TeacherError(f"teachers.{self.name}: cannot answer: {reason}") from error
+        """Return what the function says as float64 ``[batch, outputs]``, classes in place."""
+        said = self._say(inputs)
         classes = getattr(self.function, "classes_", None)
-        if self.task == "multilabel" and isinstance(said, list):
+        if isinstance(said, list):
             return positive_columns(self.name, said, classes, size)
-        answer = _as_float64(said)
         if self.task == "classification" and self._is_estimator and classes is not None:
-            return classes_in_place(self.name, answer, classes, self.num_outputs)
-        return answer
+            return classes_in_place(self.name, said, classes, self.num_outputs, self._class_names)
+        return said
+
+    def _say(self, inputs: Any) -> np.ndarray[Any, Any] | list[Any]:
+        """Call the function: a float64 array, or (several labels) the list that it gives."""
+        call, reasons, last = self._callable(), [], None
+        for form in ("numpy", "tensor") if self._form == "auto" else (self._form,):
+            prepared = self._prepared(inputs, form)
+            try:
+                said = call(prepared)
+                tables = self.task == "multilabel" and isinstance(said, list)
+                read: np.ndarray[Any, Any] | list[Any] = said if tables else as_float64(said)
+            except Exception as error:  # whatever a stranger's code raises
+                reasons.append(f"{type(error).__name__}: {str(error).strip()}".split("\n")[0])
+                last = error
+            else:
+                self._form = form
+                return read
+        why = "; with tensors: ".join(dict.fromkeys(reasons))
+        raise TeacherError(f"teachers.{self.name}: cannot answer: {why}") from last
 
     def _callable(self) -> Callable[[Any], Any]:
         if not self._is_estimator:
@@ -218,6 +254,7 @@ class BlackBoxTeacher(Teacher):
         return (
             self.gives,
             repr(self.floor),
+            repr(self._order),
             self.task,
             str(self.num_outputs),
             self._statistics.key(),
@@ -235,21 +272,3 @@ class BlackBoxTeacher(Teacher):
             if opaque:
                 covers += f", and the answers to the probe ({', '.join(opaque)} cannot be read)"
         return f"black box {kind}; {self._statistics.describe()}; fingerprint of {covers}"
-
-
-def _arrays(inputs: Any) -> Any:
-    """Return inputs with every tensor as a NumPy array."""
-    if isinstance(inputs, Tensor):
-        half = inputs.dtype in (torch.bfloat16, torch.float16)
-        return (inputs.float() if half else inputs).cpu().numpy()
-    if isinstance(inputs, Mapping):
-        return {key: _arrays(value) for key, value in inputs.items()}
-    if isinstance(inputs, list | tuple):
-        return type(inputs)(_arrays(value) for value in inputs)
-    return inputs
-
-
-def _as_float64(said: Any) -> np.ndarray[Any, Any]:
-    if isinstance(said, Tensor):
-        return said.detach().cpu().double().numpy()
-    return np.asarray(said, dtype=np.float64)

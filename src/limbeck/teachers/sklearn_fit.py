@@ -56,12 +56,12 @@ def fit_sklearn(
                 f"teachers.{name}: " + unknown(f"argument of {estimator}", key, known)
             )
     if "random_state" in known:
-        arguments.setdefault("random_state", seed)
+        arguments.setdefault("random_state", seed % 2**32)
     inputs, targets = _labelled(data, name)
     try:
         fitted = kind(**arguments).fit(inputs, targets)
-    except (TypeError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
+    except Exception as error:  # whatever an estimator raises
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise TeacherError(f"teachers.{name}: {estimator} cannot be fitted: {reason}") from error
     return BlackBoxTeacher(fitted, num_outputs=data.num_outputs, task=data.task, name=name)
 
@@ -89,7 +89,10 @@ def _has_probabilities(kind: type[Any]) -> bool:
 def _labelled(data: DataBundle, name: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return inputs ``[samples, features]`` and targets of the labelled training samples."""
     view = data.splits["train"]
-    view = view.select(view.indices[view.labelled])
+    complete = view.labelled
+    if data.task != "classification":  # estimators read no missing values among the targets
+        complete = ~view.targets.isnan().reshape(len(view), -1).any(dim=1)
+    view = view.select(view.indices[complete])
     if not len(view):
         raise TeacherError(f"teachers.{name}: no labelled training samples to fit on")
     inputs, targets = [], []

@@ -1,0 +1,141 @@
+"""The protocol of every benchmark here: two sides in turn, ratios of pairs, the load told.
+
+Both sides run A B, B A, A B … in one process, after a warm-up. The figure is the median of the
+ratios of pairs with a 95 % bootstrap interval over pairs. A machine that is busy with other work
+is refused, unless ``--despite-load`` is given; the load is printed either way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+BUSY = 0.5  # a load average above this share of the cores is somebody else's work
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """The outcome of one comparison.
+
+    Attributes:
+        name: what was compared.
+        ours: the side in the numerator.
+        other: the side in the denominator.
+        pairs: how many pairs.
+        ratio: median of ours / other.
+        low: lower end of the 95 % bootstrap interval.
+        high: upper end.
+        ours_ms: median milliseconds of one run of ours.
+        other_ms: median milliseconds of one run of the other.
+        bar: what was promised, or "".
+    """
+
+    name: str
+    ours: str
+    other: str
+    pairs: int
+    ratio: float
+    low: float
+    high: float
+    ours_ms: float
+    other_ms: float
+    bar: str = ""
+
+
+def load() -> float:
+    """Return the load average of the last minute as a share of the cores."""
+    return os.getloadavg()[0] / (os.cpu_count() or 1)
+
+
+def compare(
+    name: str,
+    ours: tuple[str, Callable[[], object]],
+    other: tuple[str, Callable[[], object]],
+    *,
+    pairs: int = 30,
+    warmup: int = 3,
+    bar: str = "",
+) -> Ratio:
+    """Time both sides in turn and return the ratio of ours to the other."""
+    for _ in range(warmup):
+        ours[1]()
+        other[1]()
+    times: list[tuple[float, float]] = []
+    for number in range(pairs):
+        if number % 2:
+            second = timed(other[1])
+            first = timed(ours[1])
+        else:
+            first = timed(ours[1])
+            second = timed(other[1])
+        times.append((first, second))
+    ratios = [a / b for a, b in times]
+    low, high = bootstrap(ratios)
+    return Ratio(
+        name,
+        ours[0],
+        other[0],
+        pairs,
+        statistics.median(ratios),
+        low,
+        high,
+        1000 * statistics.median(a for a, _ in times),
+        1000 * statistics.median(b for _, b in times),
+        bar,
+    )
+
+
+def timed(function: Callable[[], object]) -> float:
+    """Return the seconds that one call takes."""
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
+def bootstrap(values: list[float], draws: int = 2000) -> tuple[float, float]:
+    """Return the 95 % percentile interval of the median."""
+    rng = random.Random(0)
+    medians = sorted(statistics.median(rng.choices(values, k=len(values))) for _ in range(draws))
+    return medians[int(0.025 * draws)], medians[int(0.975 * draws) - 1]
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """Return a parser with the options that all benchmarks share."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--pairs", type=int, default=30, help="pairs of runs (default 30)")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument(
+        "--despite-load", action="store_true", help="measure on a busy machine, and say so"
+    )
+    return parser
+
+
+def begin(options: argparse.Namespace) -> None:
+    """Print the machine and its load; leave if it is busy."""
+    share = load()
+    print(f"{platform.machine()}, {os.cpu_count()} cores, load {share:.0%} of them")
+    if share > BUSY and not options.despite_load:
+        sys.exit("the machine is busy with other work: wait, or say --despite-load")
+
+
+def finish(results: list[Ratio], options: argparse.Namespace) -> None:
+    """Print the figures, and write them where asked."""
+    for r in results:
+        bar = f"   promised {r.bar}" if r.bar else ""
+        print(
+            f"{r.name}: {r.ours} / {r.other} = {r.ratio:.3f} "
+            f"[{r.low:.3f}, {r.high:.3f}], {r.pairs} pairs; "
+            f"{r.ours_ms:.2f} ms against {r.other_ms:.2f} ms{bar}"
+        )
+    print(f"load at the end {load():.0%}")
+    if options.json:
+        options.json.write_text(json.dumps([asdict(r) for r in results], indent=2) + "\n")

@@ -1,0 +1,142 @@
+"""What a step costs over its floor: student forward and backward, teacher forward, the update.
+
+The floor is a plain torch loop with ``F.kl_div`` and cross-entropy. Ours is the Distiller's own
+step, logging, checks and schedule included. Then hooks: operations and copies, counted.
+
+python -m benchmarks.step
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.harness import Ratio, arguments, begin, compare, finish
+from limbeck.data import TensorSamples, bundle_from
+from limbeck.data.batch import Batch
+from limbeck.engine.distiller import Distiller
+from limbeck.engine.distributed import World
+from limbeck.engine.logbook import Console
+from limbeck.engine.measuring import Judge
+from limbeck.engine.plan import Plan
+from limbeck.engine.run_folder import RunFolder
+from limbeck.engine.settings import Schedule, Train
+from limbeck.engine.setup import assemble
+from limbeck.methods import as_methods
+from limbeck.models import build_model
+from limbeck.taps import TappedModel
+from limbeck.teachers import LiveTeacher
+
+BATCH = 128
+
+
+def network(name: str) -> nn.Module:
+    return build_model(name, num_classes=100, input_shape=(3, 32, 32))
+
+
+def ours(student: str, teacher: str) -> Callable[[], object]:
+    """Return the Distiller's step on a fixed batch."""
+    images, labels = torch.rand(4 * BATCH, 3, 32, 32), torch.arange(4 * BATCH) % 100
+    data = bundle_from(TensorSamples(images, labels), num_classes=100)
+    plan = Plan(
+        name="step",
+        data=data,
+        make_student=lambda: network(student),
+        methods=as_methods("kd"),
+        teachers={"teacher": LiveTeacher(network(teacher))},
+        train=Train(epochs=10_000, batch_size=BATCH, schedule=Schedule(name="constant")),
+    )
+    world = World()
+    parts = assemble(plan, world)
+    folder = RunFolder(Path(tempfile.mkdtemp()))
+    folder.create({}, "step")
+    run = Distiller(plan, folder, world, Console(1, quiet=True), parts, Judge(plan, parts, world))
+    run.enter_stage()
+    run.parts.module.train()
+    batch = Batch(images[:BATCH], labels[:BATCH], torch.arange(BATCH))
+
+    def step() -> None:
+        run._train_step([batch], 0.0, 0.1)
+        run.position.step += 1
+        if run.position.step % run.train.log_every == 0:
+            run._flush()
+
+    return step
+
+
+def floor(student: str, teacher: str) -> Callable[[], object]:
+    """Return the same step written out in plain torch."""
+    images, labels = torch.rand(BATCH, 3, 32, 32), torch.arange(BATCH) % 100
+    ours, theirs = network(student).train(), network(teacher).eval()
+    optimizer = torch.optim.SGD(ours.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+
+    def step() -> None:
+        with torch.no_grad():
+            t = theirs(images)
+        s = ours(images)
+        kl = F.kl_div(
+            F.log_softmax(s / 4, 1), F.log_softmax(t / 4, 1), log_target=True, reduction="batchmean"
+        )
+        loss = 0.1 * F.cross_entropy(s, labels) + 0.9 * 16 * kl
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations that reach the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+def count_tap_operations() -> tuple[int, int]:
+    """Return the operations of a forward without taps, and with taps on three stages."""
+    images, counts = torch.rand(2, 3, 32, 32), []
+    for taps in ((), ("stages",)):
+        model = network("resnet20").eval()
+        with TappedModel(model, taps) as tapped, Operations() as operations, torch.no_grad():
+            tapped(images)
+            counts.append(operations.count)
+    return counts[0], counts[1]
+
+
+def main() -> None:
+    """Measure and print."""
+    options = arguments(__doc__ or "").parse_args()
+    begin(options)
+    torch.set_num_threads(1)
+    results: list[Ratio] = []
+    for student, teacher, bar in (("resnet20", "resnet56", "≤ 1.05"), ("mlp", "mlp", "")):
+        results.append(
+            compare(
+                f"KD step, {student} from {teacher}, batch {BATCH}",
+                ("Limbeck", ours(student, teacher)),
+                ("plain torch", floor(student, teacher)),
+                pairs=options.pairs,
+                bar=bar,
+            )
+        )
+    finish(results, options)
+    without, with_taps = count_tap_operations()
+    print(f"taps on three stages: {with_taps - without} operations more than {without}")
+
+
+if __name__ == "__main__":
+    main()
