@@ -48,24 +48,33 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file aside, sync it, and rename it into place.
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a path aside to write to; at the end sync what is there and rename it to ``path``.
+
+    Where the block raises, or the file cannot be synced or renamed, what was written is removed
+    and an old file stays as it was. The folder is made where it does not exist.
 
     Raises:
-        StorageError: no permission, no space, and the like; the old file is untouched.
+        StorageError: no permission, no space, and the like.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with aside.open("wb") as file:
-                file.write(content)
-                file.flush()
+            yield aside
+            with aside.open("rb") as file:
                 os.fsync(file.fileno())
             aside.replace(path)
             sync_folder(path.parent)
         finally:
             aside.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all (``written_whole``)."""
+    with written_whole(path) as aside:
+        aside.write_bytes(content)
 
 
 def write_text(path: Path, content: str) -> None:

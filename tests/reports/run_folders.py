@@ -51,7 +51,7 @@ def mlp(*widths: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def train_teacher(data: Digits, seed: int, width: int = 128, epochs: int = 15) -> nn.Module:
+def train_teacher(data: Digits, seed: int, width: int = 64, epochs: int = 12) -> nn.Module:
     """A teacher sees its own labels of all training samples."""
     torch.manual_seed(seed)
     x, y = load_digits(return_X_y=True)

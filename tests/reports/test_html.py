@@ -166,9 +166,10 @@ def test_strings_of_users_are_escaped(study: Path, tmp_path: Path) -> None:
     assert page.words.count('<script>alert("x")</script> & $\\alpha$ 蒸留') >= 5
 
 
-def test_the_same_runs_give_the_same_file(study: Path, tmp_path: Path) -> None:
-    first = write_report([study], tmp_path / "a.html").read_bytes()
-    assert write_report([study], tmp_path / "b.html").read_bytes() == first
+def test_the_same_runs_give_the_same_file(
+    study: Path, study_page: tuple[Path, Page], tmp_path: Path
+) -> None:
+    assert write_report([study], tmp_path / "b.html").read_bytes() == study_page[0].read_bytes()
 
 
 def test_one_run_into_a_folder(study: Path, tmp_path: Path) -> None:
@@ -207,15 +208,15 @@ def test_regression_and_several_labels(regression: Path, multilabel: Path, tmp_p
     assert "F1" in page_of([multilabel], tmp_path / "b.html").words
 
 
-def test_verdicts_appear_with_a_smallest_effect(study: Path, tmp_path: Path) -> None:
-    page = page_of([study], tmp_path / "a.html", smallest_effect=0.01)
-    assert "against a smallest effect of 1.0 points" in page.words
+def test_verdicts_appear_with_a_smallest_effect(regression: Path, tmp_path: Path) -> None:
+    page = page_of([regression], tmp_path / "a.html", smallest_effect=0.25)
+    assert "against a smallest effect of 0.250, set beforehand" in page.words
     assert re.search(r"\b(holds|does not hold|cannot be told)\b", page.words)
 
 
-def test_damaged_runs_and_places_that_cannot_be_written(study: Path, tmp_path: Path) -> None:
+def test_damaged_runs_and_places_that_cannot_be_written(multilabel: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no run folder at"):
         write_report([tmp_path / "none"], tmp_path / "a.html")
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"a\.html cannot be written"):
-        write_report([study / "KD-0"], tmp_path / "file" / "a.html")
+        write_report([multilabel], tmp_path / "file" / "a.html")

@@ -28,7 +28,7 @@ from limbeck.engine.run_folder import RunFolder
 from limbeck.engine.setup import Assembly, fit_runtimes, training_view
 from limbeck.engine.signals import GracefulStop, Interrupted
 from limbeck.errors import NonFiniteError
-from limbeck.methods.base import Stage
+from limbeck.methods.base import Runtime, Stage
 
 if TYPE_CHECKING:
     from limbeck.data import View
@@ -242,8 +242,9 @@ class Distiller:
 
     def _shape_gradients(self, clip_norm: float | None) -> None:
         """Add the deltas that methods ask for, then clip."""
-        named = dict(self.parts.student.named_parameters())
-        for runtime in self.parts.runtimes:
+        asking = [r for r in self.parts.runtimes if type(r).gradients is not Runtime.gradients]
+        named = dict(self.parts.student.named_parameters()) if asking else {}
+        for runtime in asking:
             for name, delta in runtime.gradients(self.parts.ctx).items():
                 grad = named[name].grad
                 scaled = runtime.method.weight * delta

@@ -54,11 +54,7 @@ class Assembly:
     @property
     def runtimes(self) -> list[Runtime]:
         """All runtimes, member by member."""
-        return [
-            runtime
-            for member in range(self.ctx.num_members)
-            for runtime in self.module.member_runtimes(member)
-        ]
+        return self.module.all_runtimes
 
     def close(self) -> None:
         """Remove hooks and let the teachers go."""

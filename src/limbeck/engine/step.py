@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -121,6 +121,8 @@ class StepModule(nn.Module):
         super().__init__()
         self.student = student
         self.runtimes = nn.ModuleList(nn.ModuleList(group) for group in runtimes)
+        self._groups = [list(group) for group in runtimes]
+        self.all_runtimes = [runtime for group in runtimes for runtime in group]
         self._voice = voice
         self._teachers = teachers
         self._ctx = ctx
@@ -129,7 +131,7 @@ class StepModule(nn.Module):
 
     def member_runtimes(self, member: int) -> list[Runtime]:
         """Return the runtimes that serve one member of the cohort."""
-        return cast(list[Runtime], list(cast(nn.ModuleList, self.runtimes[member])))
+        return self._groups[member]
 
     def forward(self, batch: Batch, stage: Stage) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the scaled loss and the unweighted terms, detached, for the log."""

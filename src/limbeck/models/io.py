@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import ModelError
-from limbeck.files import digest, storage_errors, sync_folder, write_json
+from limbeck.files import digest, storage_errors, write_json, written_whole
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
@@ -131,19 +131,10 @@ def _describe(spec: Mapping[str, Any] | None, extra: Mapping[str, Any] | None) -
 
 
 def _write_weights(model: nn.Module, path: Path) -> str:
-    """Write aside, sync, rename; return the checksum of what was written."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with storage_errors(path):
-        try:
-            _save_weights(model, aside)
-            with aside.open("rb") as file:
-                os.fsync(file.fileno())
-            checksum = digest(aside)
-            aside.replace(path)
-            sync_folder(path.parent)
-        finally:
-            aside.unlink(missing_ok=True)
-    return checksum
+    """Write the weights whole or not at all; return the checksum of what was written."""
+    with written_whole(path) as aside:
+        _save_weights(model, aside)
+        return digest(aside)
 
 
 def _save_weights(model: nn.Module, path: Path) -> None:
