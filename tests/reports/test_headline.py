@@ -1,6 +1,5 @@
 """The headline says what the numbers say, and no more."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +108,16 @@ def test_unequal_budgets_and_data_are_named() -> None:
     assert any("not trained on the same data" in text for text in texts)
 
 
+def test_equal_steps_are_said_beside_unequal_samples() -> None:
+    evidence = gather(
+        runs("alone", [0.9, 0.91], steps=50) + runs("KD", [0.94, 0.95], steps=50, samples_seen=9)
+    )
+    assert (
+        "Equal optimiser steps (50), but unequal samples seen: alone 1,000 and KD 9."
+        in cautions(evidence)
+    )
+
+
 def test_what_was_done_is_read_from_recipe_and_summary(study: Path) -> None:
     found = {fact.label: fact.texts for fact in facts(gather(read_runs([study])))}
     assert found["Data"][0][1] == (
@@ -146,5 +155,7 @@ def test_methods_may_be_recorded_as_text() -> None:
     summary = {"method": ["kd(weight=0.9, temperature=2.0)"], "task_weight": 0.1}
     evidence = gather([RunRecord(Path("a"), {"name": "KD"}, summary=summary)])
     found = {fact.label: fact.texts for fact in facts(evidence)}
-    assert found["Loss"] == (((), "0.1 × task + kd (weight=0.9, temperature=2.0)"),)
-    assert json.dumps(summary)  # as it would stand in summary.json
+    assert found["Loss"] == (((), "0.1 × task + 0.9 × kd (temperature 2)"),)
+    summary["method"] = ["my method, unquoted ("]
+    found = {fact.label: fact.texts for fact in facts(evidence)}
+    assert found["Loss"] == (((), "0.1 × task + my method, unquoted"),)

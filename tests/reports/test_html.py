@@ -144,7 +144,7 @@ def test_ten_runs_stay_small(tmp_path: Path) -> None:
     for arm in range(2):
         for seed in range(5):
             run_folders.write_run(
-                root / f"{arm}-{seed}", f"arm {arm}", seed, data, teacher if arm else None, epochs=3
+                root / f"{arm}-{seed}", f"arm {arm}", seed, data, teacher if arm else None, epochs=2
             )
     file = write_report([root], tmp_path / "report.html")
     assert file.stat().st_size < 500_000
@@ -187,6 +187,18 @@ def test_no_teacher_and_no_predictions(study: Path, tmp_path: Path) -> None:
     page = page_of([copy], tmp_path / "b.html")
     assert "calibration" not in page.ids
     assert "results" in page.ids
+
+
+def test_classes_are_called_by_the_names_that_the_student_was_saved_with(
+    study: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(study / "alone-0", tmp_path / "run"))
+    names = [f"digit {chr(ord('A') + k)}" for k in range(10)]
+    (copy / "student").mkdir()
+    (copy / "student" / "model.json").write_text(json.dumps({"class_names": names}))
+    pictures = page_of([copy], tmp_path / "a.html").pictures
+    found = next(words for words in pictures if words.startswith("Hardest classes"))
+    assert all(f"{name}: alone" in found for name in names)
 
 
 def test_an_unfinished_run_has_a_page_that_says_so(study: Path, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from teacher_worlds import CPU, Net, batch_of, cancer, digits
 
 from limbeck.data import Batch, bundle_from
 from limbeck.errors import TeacherError
-from limbeck.teachers import BlackBoxTeacher, as_teacher, fit_sklearn
+from limbeck.teachers import BlackBoxTeacher, LiveTeacher, as_teacher, fit_sklearn
+from limbeck.teachers.digest import function_digest
 from limbeck.teachers.forms import column_order
 from limbeck.testing import check_teacher
 
@@ -152,3 +153,18 @@ def test_rows_with_a_missing_label_are_not_fitted_on() -> None:
         for data in (partly, kept, whole)
     ]
     assert prints[0] == prints[1] != prints[2]
+
+
+def test_forwards_of_one_name_have_the_fingerprint_of_their_code() -> None:
+    net = Net()
+    forwards = [lambda m, b: m(b.inputs), lambda m, b: m(b.inputs * 2), lambda m, b: m(b.inputs)]
+    prints = [LiveTeacher(net, forward=forward).fingerprint() for forward in forwards]
+    assert prints[0] == prints[2] != prints[1]
+
+    def scaled(by):
+        return lambda m, b: m(b.inputs * by)
+
+    assert function_digest(scaled(2)) == function_digest(scaled(2)) != function_digest(scaled(3))
+    nested = [lambda m, b: [x + 1 for x in b], lambda m, b: [x + 2 for x in b]]
+    assert function_digest(nested[0]) != function_digest(nested[1])
+    assert function_digest(lambda m, b=1: b) != function_digest(lambda m, b=2: b)

@@ -105,6 +105,8 @@ class DataBundle:
                 contents[key] = digest_of(view.samples)
             digest.update(f"|{name}|{contents[key]}|".encode())
             digest.update(hash_tensors(view.indices, view.targets).encode())
+            if view.overlay_rows is not None:
+                digest.update(hash_tensors(view.overlay_rows, view.overlay_inputs).encode())
         return digest.hexdigest()
 
     def describe(self) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from limbeck.data.batch import IGNORE, first_tensor
+from limbeck.data.batch import IGNORE
 from limbeck.data.datasets import DatasetSamples, check_finite
 from limbeck.data.samples import ConcatSamples, Samples, TensorSamples, in_chunks
 from limbeck.errors import DataError, RecipeError, unknown
@@ -30,11 +31,18 @@ def infer_task(targets: Tensor) -> str:
 
 
 def count_outputs(targets: Tensor, task: str) -> int:
-    """Return the number of classes (largest label + 1) or of outputs of raw targets."""
+    """Return the number of classes (largest label + 1) or of outputs of raw targets.
+
+    Raises:
+        DataError: no sample has a class.
+    """
     if task != "classification":
         return 1 if targets.dim() == 1 else targets.shape[1]
-    known = targets[~torch.isnan(targets)] if targets.is_floating_point() else targets
-    return int(known.max()) + 1 if len(known) else 0
+    known = targets[torch.isfinite(targets)] if targets.is_floating_point() else targets
+    largest = int(known.max()) if known.numel() else IGNORE
+    if largest < 0:
+        raise DataError("no train sample has a label: say num_classes=")
+    return largest + 1
 
 
 def canonical_targets(targets: Tensor, task: str, num_outputs: int, split: str) -> Tensor:
@@ -82,7 +90,7 @@ def _classes(targets: Tensor, num_classes: int, split: str) -> Tensor:
         )
     if targets.is_floating_point():
         blank = torch.isnan(targets)
-        fraction = ~blank & (targets != targets.round())
+        fraction = ~blank & ((targets != targets.round()) | torch.isinf(targets))
         if bool(fraction.any()):
             row = int(fraction.nonzero()[0])
             raise DataError(
@@ -115,12 +123,12 @@ def check_inputs(samples: Samples, split: str) -> None:
         for part in samples.parts:
             check_inputs(part, split)
         return
-    first = samples.fetch(torch.zeros(1, dtype=torch.int64))[0]
-    values = list(first.values()) if isinstance(first, Mapping) else [first_tensor(first)]
-    if isinstance(samples, DatasetSamples) or not any(v.is_floating_point() for v in values):
-        return
     start = 0
     try:
+        first = samples.fetch(torch.zeros(1, dtype=torch.int64))[0]
+        values = _tensors(first)
+        if isinstance(samples, DatasetSamples) or not any(v.is_floating_point() for v in values):
+            return
         if isinstance(samples, TensorSamples):
             check_finite(samples.inputs, torch.arange(len(samples)))
             return
@@ -129,3 +137,17 @@ def check_inputs(samples: Samples, split: str) -> None:
             start += len(targets)
     except DataError as error:
         raise DataError(f"{split}, {error}") from None
+
+
+def _tensors(inputs: Any) -> list[Tensor]:
+    named = inputs if isinstance(inputs, Mapping) else {"": inputs}
+    for name, value in named.items():
+        if not isinstance(value, Tensor):
+            what = f"input {name!r}" if name else "the input"
+            raise DataError(
+                f"{what} is of type {type(value).__name__}; expected a tensor, or a mapping of "
+                "tensors (collate= makes them)"
+            )
+    if not named:
+        raise DataError("the input mapping is empty; expected a mapping of tensors")
+    return list(named.values())

@@ -62,15 +62,15 @@ class DatasetSamples:
         items = []
         with _generators_kept():
             for position in index.tolist():
-                seed_generators(mix(seed, position))
+                seed_generators(mix(seed, position), devices=False)
                 items.append(self.dataset[position])
         if self.collate is not None:
             inputs, targets = split_item(self.collate(items))
             targets = self._blanks(len(index)) if targets is None else torch.as_tensor(targets)
         else:
             pairs = [split_item(item) for item in items]
-            inputs = torch_collate([_plain(x) for x, _ in pairs])
-            targets = torch.stack([self.blank if y is None else _target(y) for _, y in pairs])
+            inputs = _joined([_plain(x) for x, _ in pairs], "inputs")
+            targets = _joined([self.blank if y is None else _target(y) for _, y in pairs], "labels")
         check_finite(inputs, index)
         return inputs, targets
 
@@ -204,6 +204,16 @@ def _plain(value: Any) -> Any:
         pixels = torch.from_numpy(np.array(value))
         return pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1).contiguous()
     return value
+
+
+def _joined(items: list[Any], what: str) -> Any:
+    try:
+        return torch_collate(items)
+    except (RuntimeError, TypeError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"{what} of different items cannot be joined: {reason}; pass collate= to say how"
+        ) from error
 
 
 def _target(value: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,7 @@ class Normalize:
         std: likewise, above 0.
 
     Raises:
-        RecipeError: lengths differ, or a std is not above 0.
+        RecipeError: lengths differ, a number is not finite, or a std is not above 0.
     """
 
     mean: tuple[float, ...] = (0.0,)
@@ -32,6 +33,9 @@ class Normalize:
             raise RecipeError(
                 f"normalize: {len(self.mean)} means and {len(self.std)} stds; expected as many"
             )
+        for value in (*self.mean, *self.std):
+            if not math.isfinite(value):
+                raise RecipeError(f"normalize: {value} is not a finite number")
         if min(self.std) <= 0:
             raise RecipeError(f"normalize: std {min(self.std)} must be above 0")
 

@@ -140,13 +140,13 @@ def seed_everything_for_step(seed: int, step: int, rank: int = 0) -> None:
     seed_generators(mix(seed, step, rank))
 
 
-def seed_generators(value: int) -> None:
-    """Seed torch (all devices), ``random`` and NumPy's global generator with one number."""
+def seed_generators(value: int, devices: bool = True) -> None:
+    """Seed torch (on other devices too, if so said), ``random`` and NumPy's global generator."""
     import numpy as np
 
     # Not torch.manual_seed: without a GPU it formats a stack trace at each call (0.4 ms).
     torch.default_generator.manual_seed(value)
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if devices and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(value)
     random.seed(value)
     np.random.seed(value & 0xFFFFFFFF)  # noqa: NPY002 - the global one is what user code uses

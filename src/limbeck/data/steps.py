@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +64,8 @@ def parse_steps(spec: Sequence[Step] | None) -> Steps:
     """
     if isinstance(spec, str | Mapping):
         spec = [spec]
+    if spec is not None and not isinstance(spec, Sequence):
+        raise RecipeError(f"augmentation: expected a list of steps, got {spec!r}")
     steps, seen = Steps(), set()
     for step in spec or ():
         name, value = _named(step)
@@ -94,7 +97,7 @@ def _read(name: str, value: Any) -> dict[str, Any]:
         padding = _number("crop.padding", options["padding"], whole=True)
         return {"crop": int(padding), "crop_mode": options["mode"]}
     if name == "flip":
-        if value not in (None, True, False):
+        if value is not None and not isinstance(value, bool):
             raise RecipeError(f"flip: expected no value, got {value!r}")
         return {"flip": value is not False}
     if name == "normalize":
@@ -130,7 +133,8 @@ def _listed(key: str, value: Any) -> list[Any]:
 
 def _number(name: str, value: Any, whole: bool = False, any_sign: bool = False) -> float:
     kinds = int if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or (value < 0 and not any_sign):
+    fits = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+    if not fits or (value < 0 and not any_sign):
         kind = "a whole number" if whole else "a number"
         raise RecipeError(f"{name}: expected {kind}{'' if any_sign else ' >= 0'}, got {value!r}")
     return int(value) if whole else float(value)

@@ -100,6 +100,8 @@ def _run_in(world: World, plan: Plan, folder: RunFolder, resume: bool, quiet: bo
     run: Distiller | None = None
     try:
         run = Distiller(plan, folder, world, console, parts, judge)
+        if plan.train.compile:
+            console.say("compiling: the first steps take a minute or more")
         if not (resume and _went_on(run)):
             run.start()
         run.fit()
@@ -221,6 +223,7 @@ def _summarise(run: Distiller, student: nn.Module) -> dict[str, Any]:
         "teachers": run.judge.teacher_summary(example),
         "method": [method.describe() for method in plan.methods],
         "task": plan.data.task,
+        "data": plan.data.describe(),
         "task_weight": run.parts.task_weight,
         "seed": plan.seed,
         "steps": run.position.step,

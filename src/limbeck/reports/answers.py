@@ -141,7 +141,9 @@ def _classes(evidence: Evidence, found: Sequence[tuple[Arm, list[Answers]]]) -> 
         parts = [(one.student, one.targets) for one in answers]
         rows.append(ClassAccuracy(arm.label, arm.index, mean_class_accuracy(parts)))
     num_classes = shapes.pop()
-    names = evidence.records[0].summary.get("class_names")
-    if not isinstance(names, list) or len(names) != num_classes:
-        names = [f"class {k}" for k in range(num_classes)]
-    return class_plot(rows, [str(name) for name in names])
+    names = evidence.finished[0].runs[0].class_names
+    if len(names) != num_classes:
+        names = tuple(str(k) for k in range(num_classes))
+    if all(name.isdecimal() for name in names):  # a bare number would read as an axis
+        names = tuple(f"class {name}" for name in names)
+    return class_plot(rows, names)

@@ -2,100 +2,42 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from limbeck.reports import plots
-from limbeck.reports.evidence import Arm, Evidence
+from limbeck.reports.evidence import Evidence
 from limbeck.reports.formats import Metric, metric_of, show
 from limbeck.reports.plots import Plot
-from limbeck.reports.reading import RunRecord
-
-_NOT_A_LOSS = frozenset({"kind", "epoch", "step", "lr", "split", "stage", "grad_norm", "samples"})
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Mean and range over seeds, by epoch (from 1). All arrays ``[epochs]``."""
-
-    epochs: np.ndarray
-    mean: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-
-def curve(series: Sequence[Mapping[int, float]]) -> Curve | None:
-    """Return mean, lowest and highest of several seeds at the epochs that all of them have."""
-    kept = [one for one in series if one]
-    shared = sorted(set.intersection(*(set(one) for one in kept))) if kept else []
-    if not shared:
-        return None
-    table = np.array([[one[epoch] for epoch in shared] for one in kept])
-    return Curve(np.array(shared) + 1, table.mean(0), table.min(0), table.max(0))
-
-
-def eval_series(record: RunRecord, key: str, split: str = "validation") -> dict[int, float]:
-    """Return epoch -> metric on a split, from the log."""
-    return {
-        int(row["epoch"]): float(row[key])
-        for row in record.rows("eval")
-        if row.get("split") == split and _finite(row.get(key)) and _finite(row.get("epoch"))
-    }
-
-
-def train_series(record: RunRecord, key: str) -> dict[int, float]:
-    """Return epoch -> mean of a logged training term, from the log."""
-    found: dict[int, list[float]] = {}
-    for row in record.rows("train"):
-        if _finite(row.get(key)) and _finite(row.get("epoch")):
-            found.setdefault(int(row["epoch"]), []).append(float(row[key]))
-    return {epoch: math.fsum(values) / len(values) for epoch, values in found.items()}
-
-
-def loss_terms(evidence: Evidence) -> list[str]:
-    """Return the training terms that any run logged: the task first, the total last."""
-    found: dict[str, None] = {}
-    for record in evidence.records:
-        for row in record.rows("train"):
-            found.update(dict.fromkeys(k for k, v in row.items() if _finite(v)))
-    terms = [key for key in found if key not in _NOT_A_LOSS]
-    return sorted(terms, key=lambda key: (key == "loss", key != "task"))
-
-
-def _finite(value: Any) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
+from limbeck.reports.series import (
+    Axis,
+    common_axis,
+    curve,
+    drawn_runs,
+    eval_series,
+    loss_terms,
+    train_series,
+)
 
 
 def learning_plots(evidence: Evidence, limit: int = 6) -> list[Plot]:
     """Return the validation curve of the main metric, then each training term."""
-    found = []
-    metric = evidence.metric
+    metric, axis = evidence.metric, common_axis(evidence)
     validation = {
-        arm.index: [eval_series(run, metric.key) for run in _runs(arm)] for arm in evidence.arms
+        arm.index: [eval_series(run, metric.key, axis) for run in drawn_runs(arm)]
+        for arm in evidence.arms
     }
-    plot = _curve_plot(
-        evidence, validation, metric, f"{metric.label} on validation", "curve-validation"
-    )
-    found += [plot] if plot else []
-    terms = loss_terms(evidence)
-    for i, term in enumerate(terms[:limit]):
+    title = f"{metric.label} on validation"
+    found = [_curve_plot(evidence, validation, metric, title, axis, "curve-validation")]
+    for i, term in enumerate(loss_terms(evidence)[:limit]):
         series = {
-            arm.index: [train_series(run, term) for run in _runs(arm)] for arm in evidence.arms
+            arm.index: [train_series(run, term, axis) for run in drawn_runs(arm)]
+            for arm in evidence.arms
         }
         title = "Training loss, weighted sum" if term == "loss" else f"Training term: {term}"
-        plot = _curve_plot(evidence, series, metric_of(term), title, f"curve-term-{i}")
-        found += [plot] if plot else []
-    return found
-
-
-def _runs(arm: Arm) -> tuple[RunRecord, ...]:
-    """Return the runs whose curves are drawn: finished ones, else those still unfinished."""
-    return arm.runs or arm.unfinished
+        found.append(_curve_plot(evidence, series, metric_of(term), title, axis, f"curve-term-{i}"))
+    return [plot for plot in found if plot is not None]
 
 
 def _curve_plot(
@@ -103,6 +45,7 @@ def _curve_plot(
     series: Mapping[int, Sequence[Mapping[int, float]]],
     metric: Metric,
     title: str,
+    axis: Axis,
     key: str,
 ) -> Plot | None:
     from matplotlib.ticker import MaxNLocator
@@ -112,18 +55,18 @@ def _curve_plot(
     if not drawn:
         return None
     with plots.drawing(height=230) as (figure, axes):
-        last = max(float(one.epochs[-1]) for _, one in drawn)
-        first = min(float(one.epochs[0]) for _, one in drawn)
+        last = max(float(one.x[-1]) for _, one in drawn)
+        first = min(float(one.x[0]) for _, one in drawn)
         for arm, one in drawn:
             shade, scale = plots.colour(arm.index), metric.scale
             axes.fill_between(
-                one.epochs, one.low * scale, one.high * scale, color=shade, alpha=0.14, lw=0
+                one.x, one.low * scale, one.high * scale, color=shade, alpha=0.14, lw=0
             )
-            axes.plot(one.epochs, one.mean * scale, color=shade, ls=plots.dash(arm.index))
-            if len(one.epochs) == 1:
-                axes.plot(one.epochs, one.mean * scale, "o", color=shade)
+            axes.plot(one.x, one.mean * scale, color=shade, ls=plots.dash(arm.index))
+            if len(one.x) == 1:
+                axes.plot(one.x, one.mean * scale, "o", color=shade)
         axes.set_xlim(first - 0.02 * (last - first) - 1e-3, last + 1e-3)
-        axes.set_xlabel("epoch")
+        axes.set_xlabel("epoch" if axis == "epoch" else "optimiser step")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if all((one.low >= 0).all() for _, one in drawn) and axes.get_ylim()[0] < 0:
             axes.set_ylim(bottom=0)
@@ -135,7 +78,7 @@ def _curve_plot(
             f"{show(metric, float(one.mean[-1]))}"
             for arm, one in drawn
         )
-        svg = plots.to_svg(figure, f"{title} by epoch. {described}.", key)
+        svg = plots.to_svg(figure, f"{title} by {axis}. {described}.", key)
     unit = f" ({metric.suffix})" if metric.suffix else ""
     return Plot(svg, f"{title}{unit}", "")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,7 @@ def facts(evidence: Evidence) -> list[Fact]:
         ("Teacher", lambda arm: teacher_text(arm.example)),
         ("Student", lambda arm: student_text(arm.example)),
         ("Loss", lambda arm: loss_text(arm.example)),
-        ("Optimiser", lambda arm: named(mapping(arm.example.recipe, "train").get("optimizer"))),
+        ("Optimiser", lambda arm: optimizer_text(arm.example)),
         ("Schedule", lambda arm: schedule_text(arm.example)),
         ("Training", lambda arm: training_text(arm)),
         ("Seeds", _seeds_text),
@@ -83,7 +84,7 @@ def named(value: Any, hidden: frozenset[str] = _HIDDEN) -> str:
     parts = [
         f"{key.replace('_', ' ')} {plain_value(item)}"
         for key, item in flat.items()
-        if key not in hidden and key != "model" and item is not None and item != {}
+        if key not in hidden and key != "model" and item not in (None, [], (), {})
     ]
     details = ", ".join(parts)
     return f"{title} ({details})" if title and details else title or details
@@ -98,7 +99,7 @@ def data_text(record: RunRecord) -> str:
     source = recipe.get("name") if isinstance(recipe, Mapping) else recipe
     sizes = mapping(record.summary, "data")
     if not isinstance(sizes.get("train"), int):
-        return named(recipe)
+        return "; ".join(filter(None, [named(recipe), *_sizes_seen(record)]))
     labelled = sizes.get("labelled", sizes["train"])
     text = f"{sizes['train']:,} training samples"
     if labelled < sizes["train"]:
@@ -106,6 +107,18 @@ def data_text(record: RunRecord) -> str:
     parts = [text]
     parts += [f"{sizes[key]:,} {key}" for key in ("validation", "test") if key in sizes]
     return f"{sizes.get('name') or source or 'data'}: {join_words(parts)}"
+
+
+def _sizes_seen(record: RunRecord) -> list[str]:
+    """Return the sizes that log and predictions betray, where nothing says them outright."""
+    texts = []
+    kept = {row.get("kept", row.get("samples")) for row in record.rows("epoch")}
+    if len(kept) == 1 and isinstance(size := kept.pop(), int):
+        texts.append(f"{size:,} training samples an epoch")
+    arrays = record.predictions
+    if arrays is not None:
+        texts.append(f"{len(arrays['student_logits']):,} test samples")
+    return texts
 
 
 def teacher_text(record: RunRecord) -> str:
@@ -165,17 +178,29 @@ def student_text(record: RunRecord) -> str:
 
 
 def method_terms(record: RunRecord) -> list[Mapping[str, Any]]:
-    """Return the method terms as mappings with ``name``; of the summary, else of the recipe."""
+    """Return the method terms as mappings with ``name``, from the summary, else the recipe.
+
+    A term may stand there as a mapping or as it would be written: ``kd(weight=0.9)``.
+    """
     found = record.summary.get("method") or record.recipe.get("method") or []
     items = found if isinstance(found, list) else [found]
-    terms: list[Mapping[str, Any]] = []
-    for item in items:
-        if isinstance(item, Mapping):
-            terms.append(item)
-        elif isinstance(item, str) and item:
-            name, _, rest = item.partition("(")
-            terms.append({"name": name.strip(), "text": rest.rstrip(")")})
-    return terms
+    return [
+        dict(item) if isinstance(item, Mapping) else _parse_term(item)
+        for item in items
+        if isinstance(item, Mapping) or (isinstance(item, str) and item)
+    ]
+
+
+def _parse_term(text: str) -> dict[str, Any]:
+    """Read ``kd(weight=0.9, temperature=4.0)`` as a mapping; what is no such text is a name."""
+    try:
+        call = ast.parse(text, mode="eval").body
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name):
+            values = {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg}
+            return {"name": call.func.id, **values}
+    except (SyntaxError, ValueError):
+        pass
+    return {"name": text.partition("(")[0].strip()}
 
 
 def loss_text(record: RunRecord) -> str:
@@ -186,11 +211,20 @@ def loss_text(record: RunRecord) -> str:
         if term.get("name") == "plain":
             continue
         scale = f"{plain_value(term['weight'])} × " if term.get("weight") is not None else ""
-        text = str(term["text"]) if "text" in term else ""
-        details = named({key: value for key, value in term.items() if key not in ("name", "text")})
-        inside = text or details
-        parts.append(f"{scale}{term.get('name', '?')}{f' ({inside})' if inside else ''}")
+        details = named({key: value for key, value in term.items() if key != "name"})
+        parts.append(f"{scale}{term.get('name', '?')}{f' ({details})' if details else ''}")
     return " + ".join(parts)
+
+
+def optimizer_text(record: RunRecord) -> str:
+    """Return the optimiser with the settings that it uses and that say something."""
+    optimizer = mapping(record.recipe, "train", "optimizer")
+    if not optimizer:
+        return named(mapping(record.recipe, "train").get("optimizer"))
+    unused = {"betas"} if optimizer.get("name") == "sgd" else {"momentum", "nesterov"}
+    unused |= {key for key in ("nesterov",) if not optimizer.get(key)}
+    unused |= {key for key in ("decay_bias_and_norm",) if optimizer.get(key)}
+    return named({key: value for key, value in optimizer.items() if key not in unused})
 
 
 def schedule_text(record: RunRecord) -> str:

@@ -110,7 +110,10 @@ def cost_plot(evidence: Evidence, cost: str) -> Plot | None:
         )
         title = f"{metric.label} against {kind.label.lower()}"
         svg = plots.to_svg(figure, f"{title}. {described}.", f"cost-{cost}")
-    return Plot(svg, title + (f" ({metric.suffix})" if metric.suffix else ""), "")
+    caption = ""
+    if cost == "latency_ms":
+        caption = "Measured beside the runs: what equal networks differ by is noise of the clock."
+    return Plot(svg, title + (f" ({metric.suffix})" if metric.suffix else ""), caption)
 
 
 def _log_ticks(axes: plots.Axes, low: float, high: float, kind: Metric) -> None:

@@ -164,7 +164,11 @@ def _unequal(evidence: Evidence) -> list[str]:
             seen[arm.label] = sum(numbers) / len(numbers)
     if seen and max(seen.values()) > 1.01 * min(seen.values()):
         texts = [f"{label} {number(value, 0)}" for label, value in seen.items()]
-        found.append(f"Unequal budgets, in samples seen: {join_words(texts)}.")
+        steps = {run.summary.get("steps") for arm in evidence.finished for run in arm.runs}
+        lead = "Unequal budgets, in samples seen"
+        if len(steps) == 1 and isinstance(num := steps.pop(), int):
+            lead = f"Equal optimiser steps ({num:,}), but unequal samples seen"
+        found.append(f"{lead}: {join_words(texts)}.")
     return found
 
 

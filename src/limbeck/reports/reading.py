@@ -72,7 +72,7 @@ class RunRecord:
     @property
     def task(self) -> str:
         """``classification``, ``multilabel`` or ``regression``; from the metrics where "auto"."""
-        task = self.recipe.get("task", "auto")
+        task = self.summary.get("task") or self.recipe.get("task", "auto")
         kind = str(task.get("kind", "auto") if isinstance(task, Mapping) else task)
         if kind != "auto":
             return kind
@@ -112,6 +112,18 @@ class RunRecord:
     def student(self, name: str) -> float | None:
         """Return ``parameters``, ``flops`` or ``latency_ms`` of the student, or None."""
         return _number(mapping(self.summary, "student").get(name))
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, from the summary or the saved student; () where none are known.
+
+        Raises:
+            DataError: student/model.json is damaged.
+        """
+        file = self.path / "student" / "model.json"
+        saved = _read_json(file) if file.is_file() else {}
+        names = self.summary.get("class_names") or saved.get("class_names")
+        return tuple(str(name) for name in names) if isinstance(names, list) else ()
 
     @cached_property
     def predictions(self) -> dict[str, np.ndarray] | None:
@@ -178,13 +190,16 @@ def read_runs(folders: Iterable[Path | str]) -> list[RunRecord]:
 
 
 def expand(folders: Iterable[Path | str]) -> list[Path]:
-    """Replace folders that hold run folders (at most two levels down) by what they hold."""
+    """Replace folders that hold run folders (at most two levels down) by what they hold.
+
+    A folder called ``teachers`` is passed over: it holds what was trained on the way.
+    """
     result: list[Path] = []
     for folder in map(Path, folders):
         inside: list[Path] = []
         if folder.is_dir() and not any((folder / mark).is_file() for mark in _MARKS):
             found = (*folder.glob("*/recipe.yaml"), *folder.glob("*/*/recipe.yaml"))
-            inside = sorted(file.parent for file in found)
+            inside = sorted(file.parent for file in found if file.parent.parent.name != "teachers")
         result.extend(inside or [folder])
     return result
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,32 @@ def estimator_digest(estimator: Any) -> tuple[str, tuple[str, ...]]:
     walk = _Walk()
     walk.visit(estimator)
     return walk.digest.hexdigest(), tuple(sorted(walk.opaque))
+
+
+def function_digest(function: Callable[..., Any]) -> str:
+    """Return the sha256 over a function's name, code, defaults and what its closure holds.
+
+    Two lambdas on one line have one name and may say different things. What a function reads from
+    its module counts by name only; another Python version may compile it to another digest.
+    """
+    walk = _Walk()
+    walk.visit(getattr(function, "__qualname__", _class_name(function)))
+    walk.visit(_code_parts(getattr(function, "__code__", None)))
+    for name in ("__defaults__", "__kwdefaults__"):
+        walk.visit(getattr(function, name, None))
+    for cell in getattr(function, "__closure__", None) or ():
+        walk.visit(cell.cell_contents)
+    if not hasattr(function, "__code__"):  # a callable object
+        walk.visit(function)
+    return walk.digest.hexdigest()
+
+
+def _code_parts(code: CodeType | None) -> Any:
+    """Return the instructions, names and constants of code and of the functions inside."""
+    if code is None:
+        return None
+    constants = [_code_parts(one) if isinstance(one, CodeType) else one for one in code.co_consts]
+    return [code.co_code, code.co_names, constants]
 
 
 class _Walk:

@@ -16,7 +16,7 @@ from limbeck.models.cost import count_parameters
 from limbeck.taps import TappedModel, unwrap
 from limbeck.taps.outputs import Outputs
 from limbeck.teachers.base import Teacher, stated_inputs
-from limbeck.teachers.digest import digest_of_parts, module_digest
+from limbeck.teachers.digest import digest_of_parts, function_digest, module_digest
 from limbeck.teachers.examples import check_answer, example_batch
 from limbeck.teachers.frozen import Frozen, borrow, give_back
 from limbeck.teachers.statistics import InputStatistics
@@ -200,7 +200,7 @@ class LiveTeacher(Teacher):
     def fingerprint(self) -> str:
         """Return the sha256 of class, structure, weights, statistics, precision and forward."""
         forward = self._forward
-        called = "" if forward is None else getattr(forward, "__qualname__", repr(type(forward)))
+        called = "" if forward is None else function_digest(forward)
         return digest_of_parts(
             "live", module_digest(self._module), self._statistics.key(), self._precision, called
         )

@@ -64,7 +64,7 @@ def p100(
     *,
     root: str | None = None,
     download: bool = False,
-    num_train: int = 5_000,
+    num_train: int | None = None,
     pairs: str = "student",
     pair_seed: int = 0,
     validation: Size = VALIDATION_PAIRS,
@@ -78,20 +78,18 @@ def p100(
     Args:
         root: folder with the folders ``mnist`` and ``fashion-mnist``.
         download: whether missing files may be fetched.
-        num_train: student pairs: 5,000 (P100-d, limited by data), 20,000 (P100-c, by capacity).
-            Smaller sets are beginnings of larger ones.
+        num_train: pairs to train on; None: 5,000 of the student's (P100-d, limited by data; with
+            20,000 it is P100-c, limited by capacity), or all 60,000 of the teacher's. Smaller
+            sets are beginnings of larger ones.
         pairs: "student", or "teacher" to train on the teacher's 60,000 pairs.
         pair_seed: seed of the pairs of all parts; the same for student and teacher.
         validation: number or share of the 5,000 validation pairs.
         **common: options of every data set.
 
     Raises:
-        RecipeError: more student pairs than 20,000, or another word for ``pairs``.
+        RecipeError: more pairs than there are, or another word for ``pairs``.
     """
-    if not 1 <= num_train <= NUM_STUDENT_PAIRS:
-        raise RecipeError(f"num_train={num_train}: expected 1 to {NUM_STUDENT_PAIRS} pairs")
-    if pairs not in ("student", "teacher"):
-        raise RecipeError(unknown("pairs", pairs, ["student", "teacher"]))
+    first = _chosen_pairs(pairs, num_train)
     digits, digits_test = _whole_set("mnist", root, download)
     items, items_test = _whole_set("fashion-mnist", root, download)
     left, right = half_size(digits[0]), half_size(items[0])
@@ -103,11 +101,6 @@ def p100(
     test_left, test_right = half_size(digits_test[0]), half_size(items_test[0])
     test_pairs = _draw(pair_seed, TEST_STREAM, TEST_PAIRS, len(test_left))
     test = _pair_samples(test_left, digits_test[1], test_right, items_test[1], test_pairs)
-    first = (
-        torch.arange(num_train)
-        if pairs == "student"
-        else torch.arange(NUM_STUDENT_PAIRS, len(drawn))
-    )
     bundle = bundle_from(
         PairSamples(left, right, train.pairs[first], train.targets[first]),
         validation=held_out,
@@ -124,6 +117,18 @@ def p100(
     )
     bundle.extra["teacher_pairs"] = View.of(train, torch.arange(NUM_STUDENT_PAIRS, len(drawn)))
     return bundle
+
+
+def _chosen_pairs(pairs: str, num_train: int | None) -> Tensor:
+    """Return which of the drawn pairs are trained on: students' first, then the teacher's."""
+    if pairs not in ("student", "teacher"):
+        raise RecipeError(unknown("pairs", pairs, ["student", "teacher"]))
+    student = pairs == "student"
+    default, most = (5_000, NUM_STUDENT_PAIRS) if student else (TEACHER_PAIRS, TEACHER_PAIRS)
+    count = default if num_train is None else num_train
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= most:
+        raise RecipeError(f"num_train={num_train}: expected 1 to {most} pairs")
+    return torch.arange(count) + (0 if student else NUM_STUDENT_PAIRS)
 
 
 @register_data("f14")
@@ -213,6 +218,11 @@ def _whole_set(name: str, root: str | None, download: bool) -> tuple[Pair, Pair]
 
 def half_size(images: Tensor) -> Tensor:
     """Return uint8 images at half the size: means of 2x2 pixels, rounded half up."""
+    # in pieces that stay in the processor's cache
+    return torch.cat([_half_size(piece) for piece in images.split(2048)])
+
+
+def _half_size(images: Tensor) -> Tensor:
     wide = images.to(torch.int16)
     total = wide[..., 0::2, 0::2] + wide[..., 1::2, 0::2]
     total += wide[..., 0::2, 1::2] + wide[..., 1::2, 1::2]
@@ -221,13 +231,16 @@ def half_size(images: Tensor) -> Tensor:
 
 def _statistics(*sets: Tensor) -> Normalize:
     """Mean and standard deviation of the train images' pixels in [0, 1], exact in integers."""
-    counts = torch.zeros(256, dtype=torch.float64)
+    count = total = squares = 0
     for images in sets:
-        counts += torch.bincount(images[:TRAIN_IMAGES].reshape(-1), minlength=256)
-    levels = torch.arange(256, dtype=torch.float64) / 255
-    mean = float((counts * levels).sum() / counts.sum())
-    spread = float((counts * (levels - mean) ** 2).sum() / counts.sum()) ** 0.5
-    return Normalize((round(mean, 4),), (round(spread, 4),))
+        for piece in images[:TRAIN_IMAGES].split(2048):
+            wide = piece.to(torch.int32)
+            count += piece.numel()
+            total += int(wide.sum())
+            squares += int(wide.square_().sum())
+    mean = total / count
+    spread = (squares / count - mean**2) ** 0.5
+    return Normalize((round(mean / 255, 4),), (round(spread / 255, 4),))
 
 
 def _draw(seed: int, stream: int, count: int, high: int) -> Tensor:

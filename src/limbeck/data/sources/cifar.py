@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
@@ -15,7 +16,7 @@ from limbeck.data.bundle import Common, DataBundle, bundle_from
 from limbeck.data.normalize import Normalize
 from limbeck.data.registry import register_data
 from limbeck.data.sources.common import common_options
-from limbeck.data.sources.files import RemoteFile, locate
+from limbeck.data.sources.files import RemoteFile, locate, roots
 from limbeck.errors import DataError
 
 URL = "https://www.cs.toronto.edu/~kriz"
@@ -116,8 +117,9 @@ def load_cifar(
     test_labels, test_images = _records(contents[TEST[name]], header, TEST[name])
     coarse = torch.empty(0, dtype=torch.int64)
     if header == 2:
-        coarse = torch.zeros(100, dtype=torch.int64)
+        coarse = torch.zeros(256, dtype=torch.int64)  # a damaged label is named further on
         coarse[labels[:, 1]] = labels[:, 0]
+        coarse = coarse[:100]
     return (images, labels[:, -1]), (test_images, test_labels[:, -1]), coarse
 
 
@@ -135,8 +137,7 @@ def _contents(
 ) -> dict[str, bytes]:
     """Return the bytes of each binary file, from a folder or from the archive."""
     names = [*TRAIN[name], TEST[name]]
-    if root is not None:
-        start = Path(root).expanduser()
+    for start in roots(root):
         for folder in (start, start / name, start / FOLDERS[name], start / name / FOLDERS[name]):
             if all((folder / file).is_file() for file in names):
                 return {file: (folder / file).read_bytes() for file in names}
@@ -154,7 +155,7 @@ def _unpack(archive: Path, names: Sequence[str]) -> dict[str, bytes]:
                 file = tar.extractfile(member) if Path(member.name).name in names else None
                 if file is not None:
                     found[Path(member.name).name] = file.read()
-    except (OSError, EOFError, tarfile.TarError) as error:
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise DataError(f"{archive} is damaged or unreadable: {error}") from error
     missing = [name for name in names if name not in found]
     if missing:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -15,11 +16,16 @@ from limbeck.data.bundle import Common, DataBundle, bundle_from
 from limbeck.data.normalize import Normalize
 from limbeck.data.registry import register_data
 from limbeck.data.sources.cifar import VALIDATION
-from limbeck.data.sources.common import common_options
+from limbeck.data.sources.common import common_options, require
+from limbeck.data.sources.files import roots
 from limbeck.data.splits import Splits, make_splits
 from limbeck.errors import DataError
 
 FILE = "cifar10_jpeg.npz"
+ARRAYS = (
+    *(f"{part}_{kind}" for part in ("train", "test") for kind in ("jpeg", "offsets", "labels")),
+    "class_names",
+)
 STATISTICS = Normalize((0.4913, 0.4821, 0.4465), (0.2452, 0.2428, 0.2606))
 
 
@@ -34,6 +40,7 @@ def cifar10_jpeg(*, root: str | None = None, **common: Unpack[Common]) -> DataBu
         root: the npz, or a folder that holds it or a folder ``cifar10-jpeg``.
         **common: options of every data set.
     """
+    require("PIL", "Pillow", "vision")
     arrays = _read(_find(root))
     train_labels = torch.from_numpy(arrays["train_labels"].astype(np.int64))
     test_labels = torch.from_numpy(arrays["test_labels"].astype(np.int64))
@@ -73,8 +80,7 @@ def cifar10_jpeg(*, root: str | None = None, **common: Unpack[Common]) -> DataBu
 
 
 def _find(root: str | None) -> Path:
-    start = root if root is not None else os.environ.get("LIMBECK_DATA", ".")
-    path = Path(start).expanduser()
+    path = next(iter(roots(root)), Path())
     for candidate in (path, path / FILE, path / "cifar10-jpeg" / FILE):
         if candidate.is_file():
             return candidate
@@ -85,9 +91,11 @@ def _read(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     """Read the arrays once each: an npz decompresses at every access."""
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError) as error:
+            return {name: stored[name] for name in ARRAYS}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is damaged or not an npz: {error}") from error
+    except (KeyError, AttributeError) as error:  # an npz of other things; a bare npy
+        raise DataError(f"{path} does not hold the arrays {', '.join(ARRAYS)}") from error
 
 
 def _decode(arrays: dict[str, np.ndarray[Any, Any]], part: str, index: Tensor) -> Tensor:
@@ -98,5 +106,8 @@ def _decode(arrays: dict[str, np.ndarray[Any, Any]], part: str, index: Tensor) -
     pixels = np.empty((len(index), 32, 32, 3), np.uint8)
     for row, place in enumerate(index.tolist()):
         content = stream[offsets[place] : offsets[place + 1]].tobytes()
-        pixels[row] = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+        try:
+            pixels[row] = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(f"{FILE}: {part} image {place} cannot be read: {error}") from error
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from limbeck.data.splits import Size
+from limbeck.errors import DataError
+
+
+def require(module: str, package: str, extra: str) -> None:
+    """Raise DataError with the line to type where an optional package is not installed."""
+    try:
+        import_module(module)
+    except ImportError as error:
+        raise DataError(
+            f"reading these data needs {package}: pip install 'limbeck[{extra}]'"
+        ) from error
 
 
 def common_options(common: Mapping[str, Any], validation: Size | None = None) -> dict[str, Any]:

@@ -23,13 +23,17 @@ class TableEncoder:
     Args:
         categorical: "onehot" or "ordinal".
         categorical_columns: numeric columns that are to be read as categories.
+        text: the table was text (CSV): a column of words in some rows but of numbers in all that
+            are fitted on is numeric, whatever other rows hold.
 
     Attributes:
         feature_names: one for each encoded column: "age", "age (missing)", "sex=Female".
     """
 
-    def __init__(self, categorical: str, categorical_columns: Sequence[str] = ()) -> None:
-        self.categorical = categorical
+    def __init__(
+        self, categorical: str, categorical_columns: Sequence[str] = (), text: bool = False
+    ) -> None:
+        self.categorical, self.text = categorical, text
         self.forced = set(categorical_columns)
         self.columns: list[str] = []
         self.numeric: dict[str, tuple[float, float, float, bool]] = {}
@@ -38,19 +42,28 @@ class TableEncoder:
 
     def fit(self, frame: pd.DataFrame) -> TableEncoder:
         """Learn medians, means, standard deviations and categories of these rows."""
-        from pandas.api.types import is_bool_dtype, is_numeric_dtype
-
         self.columns = [str(name) for name in frame.columns]
         if not self.columns:
             raise DataError("the table has no input columns beside the target")
         for name in self.columns:
             column = frame[name]
-            if is_numeric_dtype(column) and not is_bool_dtype(column) and name not in self.forced:
+            if name not in self.forced and self._is_numeric(column):
                 self._fit_numeric(name, _numbers(column))
             else:
                 self.categories[name] = sorted(set(_words(column)))
                 self.feature_names += self._category_names(name)
         return self
+
+    def _is_numeric(self, column: pd.Series[Any]) -> bool:
+        import pandas as pd
+        from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+        if is_bool_dtype(column):
+            return False
+        if is_numeric_dtype(column) or not self.text:
+            return bool(is_numeric_dtype(column))
+        known = column.dropna()
+        return len(known) > 0 and bool(pd.to_numeric(known, errors="coerce").notna().all())
 
     def _fit_numeric(self, name: str, values: np.ndarray[Any, Any]) -> None:
         holes = np.isnan(values)
@@ -98,13 +111,19 @@ def read_targets(column: pd.Series[Any], task: str, strip: str = "") -> list[Any
     """Return the target of each row: class (whole number or word) or number; None where missing.
 
     Raises:
-        DataError: a word where a number is expected.
+        DataError: a word where a number is expected, or a class that is a number but not whole.
     """
     empty = column.isna().tolist()
     if task == "regression":
         values = _numbers(column).tolist()
     else:
         values = [_class_name(value, strip) for value in column.tolist()]
+        for row, (hole, value) in enumerate(zip(empty, values, strict=True)):
+            if isinstance(value, float) and not hole:
+                raise DataError(
+                    f"column {column.name!r}, row {row}: label {value:g} is not a whole number "
+                    "(task='regression' for real values)"
+                )
     return [None if hole else value for hole, value in zip(empty, values, strict=True)]
 
 

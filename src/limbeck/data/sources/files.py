@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from limbeck.errors import DataError, StorageError
+from limbeck.errors import DataError
+from limbeck.files import written_whole
 
 BLOCK = 1 << 20
 
@@ -38,6 +40,12 @@ def cache_folder() -> Path:
     return Path(folder) if folder else Path.home() / ".cache" / "limbeck"
 
 
+def roots(root: str | Path | None) -> list[Path]:
+    """Return where a set's files are looked for: ``root``, else $LIMBECK_DATA where that is set."""
+    given = os.environ.get("LIMBECK_DATA") if root is None else root
+    return [Path(given).expanduser()] if given else []
+
+
 def locate(
     name: str,
     files: Sequence[RemoteFile],
@@ -62,9 +70,7 @@ def locate(
     Raises:
         DataError: files are missing and ``download`` is false, or a download fails.
     """
-    starts = [Path(root).expanduser()] if root is not None else []
-    if root is None and os.environ.get("LIMBECK_DATA"):
-        starts.append(Path(os.environ["LIMBECK_DATA"]))
+    starts = roots(root)
     cache = cache_folder() / "data" / name
     folders = [start / sub for start in starts for sub in ("", name, *also)]
     folders += [] if root is not None else [cache]
@@ -102,56 +108,65 @@ def fetch(file: RemoteFile, folder: Path, mirror: str | None = None) -> Path:
     url = f"{(mirror or file.url).rstrip('/')}/{file.name}"
     if not url.startswith(("https://", "http://")):
         raise DataError(f"cannot download from {url}: expected an http(s) address")
-    made = _make_folder(folder)
-    handle, aside = tempfile.mkstemp(dir=folder, prefix=f".{file.name}.")
-    os.close(handle)
+    absent = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        found = _stream(url, Path(aside), file)
-        if found != file.checksum:
-            raise DataError(
-                f"{url}: wrong checksum: {file.algorithm} {found}, expected {file.checksum}; "
-                "nothing was kept"
-            )
-        Path(aside).replace(folder / file.name)
+        with written_whole(folder / file.name) as aside:
+            found = _stream(url, aside, file)
+            if found != file.checksum:
+                raise DataError(
+                    f"{url}: wrong checksum: {file.algorithm} {found}, expected {file.checksum}; "
+                    "nothing was kept"
+                )
     except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        for path in made:
-            if not any(path.iterdir()):
+        for path in absent:  # innermost first; one that holds something by now stays
+            with suppress(OSError):
                 path.rmdir()
         raise
     return folder / file.name
 
 
-def _make_folder(folder: Path) -> list[Path]:
-    """Make the folder; return what was made, innermost first."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot write to {folder}: {error.strerror}") from error
-    return made
-
-
 def _stream(url: str, path: Path, file: RemoteFile) -> str:
-    """Copy an address into a file; return the hexadecimal digest of what came."""
+    """Copy an address into a file; return the hexadecimal digest of what came.
+
+    Troubles of the network are DataErrors; those of the disk go through as they are.
+    """
+    digest = hashlib.new(file.algorithm, usedforsecurity=False)
+    with _open(url) as answer, path.open("wb") as out:
+        total, done = int(answer.headers.get("Content-Length") or 0), 0
+        for block in _blocks(answer, url):
+            out.write(block)
+            digest.update(block)
+            done += len(block)
+            _say(file.name, done, total)
+    if done < total:
+        raise DataError(f"download of {url} broke off after {done:,} of {total:,} bytes")
+    return digest.hexdigest()
+
+
+def _open(url: str) -> Any:
+    from http.client import HTTPException
     from urllib.error import URLError
     from urllib.request import Request, urlopen
 
-    digest = hashlib.new(file.algorithm, usedforsecurity=False)
-    request = Request(url, headers={"User-Agent": "limbeck"})
     try:
-        with urlopen(request, timeout=60) as answer, path.open("wb") as out:
-            total, done = int(answer.headers.get("Content-Length") or 0), 0
-            while block := answer.read(BLOCK):
-                out.write(block)
-                digest.update(block)
-                done += len(block)
-                _say(file.name, done, total)
+        return urlopen(Request(url, headers={"User-Agent": "limbeck"}), timeout=60)
     except URLError as error:
         raise DataError(f"cannot download {url}: {error.reason}") from error
-    except OSError as error:
-        raise DataError(f"download of {url} broke off: {error}") from error
-    return digest.hexdigest()
+    except (OSError, HTTPException, ValueError) as error:
+        raise DataError(f"cannot download {url}: {error}") from error
+
+
+def _blocks(answer: Any, url: str) -> Iterator[bytes]:
+    from http.client import HTTPException
+
+    while True:
+        try:
+            block = answer.read(BLOCK)
+        except (OSError, HTTPException) as error:
+            raise DataError(f"download of {url} broke off: {error}") from error
+        if not block:
+            return
+        yield block
 
 
 def _say(name: str, done: int, total: int) -> None:

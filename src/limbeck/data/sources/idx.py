@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import math
+import zlib
 from pathlib import Path
 from typing import Unpack
 
@@ -142,13 +144,14 @@ def read_idx(path: Path) -> Tensor:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             content = stream.read()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is damaged or unreadable: {error}") from error
     if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise DataError(f"{path} is not an idx file of unsigned bytes")
     dimensions = content[3]
-    shape = np.frombuffer(content, ">u4", dimensions, 4).tolist() if len(content) > 16 else []
     begin = 4 + 4 * dimensions
-    if len(shape) != dimensions or len(content) - begin != int(np.prod(shape)):
+    whole = len(content) >= begin
+    shape = np.frombuffer(content, ">u4", dimensions, 4).tolist() if whole else []
+    if not whole or len(content) - begin != math.prod(shape):
         raise DataError(f"{path}: {len(content)} bytes do not fit its header {shape}")
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=begin).reshape(shape).copy())

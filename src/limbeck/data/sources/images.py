@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from limbeck.data.batch import IGNORE
 from limbeck.data.bundle import Common, DataBundle, bundle_from
 from limbeck.data.normalize import Normalize
 from limbeck.data.registry import register_data
-from limbeck.data.sources.common import common_options
+from limbeck.data.sources.common import common_options, require
 from limbeck.errors import DataError, RecipeError, unknown
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -21,6 +22,7 @@ PART_FOLDERS = {
     "train": ("train", "training"),
     "validation": ("validation", "val", "valid"),
     "test": ("test", "testing"),
+    "unlabelled": ("unlabelled", "unlabeled"),
 }
 MEMORY = 2 << 30  # bytes of pixels that are held decoded; larger sets are decoded as they are read
 
@@ -55,7 +57,7 @@ class ImageFiles:
         try:
             with Image.open(path) as image:
                 small = image.convert(self.mode).resize(self.size[::-1], Image.Resampling.BILINEAR)
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"{path} cannot be read as an image: {error}") from error
         pixels = torch.from_numpy(np.array(small))
         pixels = pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1).contiguous()
@@ -63,7 +65,9 @@ class ImageFiles:
 
     def in_memory(self) -> tuple[Tensor, Tensor]:
         """Decode all: (uint8 ``[n, channels, height, width]``, int64 ``[n]``)."""
-        pixels = torch.stack([self[index][0] for index in range(len(self))])
+        pixels = torch.empty(len(self), 1 if self.mode == "L" else 3, *self.size, dtype=torch.uint8)
+        for index in range(len(self)):
+            pixels[index] = self[index][0]
         return pixels, torch.tensor(self.targets)
 
 
@@ -81,8 +85,9 @@ def images(
 ) -> DataBundle:
     """Images in one folder a class, or so within folders ``train``, ``validation``, ``test``.
 
-    Parts without a folder are cut from train. Up to 2 GiB of pixels are held in memory; a larger
-    set is decoded as it is read. Needs Pillow.
+    Parts without a folder are cut from train. Images anywhere in a folder ``unlabelled`` are
+    further train samples without labels. Up to 2 GiB of pixels are held in memory; a larger set is
+    decoded as it is read. Needs Pillow.
 
     Args:
         root: the folder.
@@ -96,7 +101,8 @@ def images(
     """
     if mode not in ("RGB", "L"):
         raise RecipeError(unknown("mode", mode, ["RGB", "L"]))
-    shape = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    shape = _shape(size)
+    require("PIL", "Pillow", "vision")
     start = Path(root).expanduser()
     if not start.is_dir():
         raise DataError(f"no folder {start}: expected one with a folder of images for each class")
@@ -111,6 +117,8 @@ def images(
         folder = folders[part]
         if folder is not None:
             parts[part] = _files(folder, classes, shape, mode)
+    if folders["unlabelled"] is not None:
+        parts["unlabelled"] = _unlabelled(folders["unlabelled"], shape, mode)
     total = sum(len(files) for files in parts.values())
     channels = 1 if mode == "L" else 3
     if total * channels * shape[0] * shape[1] <= MEMORY:
@@ -125,6 +133,13 @@ def images(
         name="images",
         **common_options(common),
     )
+
+
+def _shape(size: int | Sequence[int]) -> tuple[int, int]:
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+        raise RecipeError(f"size: expected pixels, or (height, width) in pixels, got {size!r}")
+    return sides[0], sides[1]
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -142,13 +157,23 @@ def _files(folder: Path, classes: Sequence[str], size: tuple[int, int], mode: st
         raise DataError(f"{folder} has a class {extra[0]!r} that train has not")
     paths, labels = [], []
     for label, name in enumerate(classes):
-        found = sorted(
-            path
-            for path in (folder / name).rglob("*")
-            if path.suffix.lower() in ENDINGS and path.is_file()
-        )
+        found = _found(folder / name)
         paths += found
         labels += [label] * len(found)
+    return ImageFiles(_not_empty(paths, folder), labels, size, mode)
+
+
+def _unlabelled(folder: Path, size: tuple[int, int], mode: str) -> ImageFiles:
+    paths = _not_empty(_found(folder), folder)
+    return ImageFiles(paths, [IGNORE] * len(paths), size, mode)
+
+
+def _found(folder: Path) -> list[Path]:
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
+    return sorted(path for path in files if path.is_file())
+
+
+def _not_empty(paths: list[Path], folder: Path) -> list[Path]:
     if not paths:
         raise DataError(f"no images in {folder}: expected files ending in {', '.join(ENDINGS)}")
-    return ImageFiles(paths, labels, size, mode)
+    return paths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -10,7 +11,7 @@ import torch
 
 from limbeck.data.bundle import Common, DataBundle, bundle_from
 from limbeck.data.registry import register_data
-from limbeck.data.sources.common import common_options
+from limbeck.data.sources.common import common_options, require
 from limbeck.data.sources.encoding import TableEncoder, read_targets
 from limbeck.data.splits import make_splits
 from limbeck.errors import DataError, RecipeError, unknown
@@ -85,7 +86,11 @@ def table(
     )
     unused = [column, *(_column(frames[0], name) for name in drop)]
     inputs = [frame.drop(columns=unused, errors="ignore") for frame in frames]
-    encoder = TableEncoder(categorical, [_column(frames[0], name) for name in categorical_columns])
+    encoder = TableEncoder(
+        categorical,
+        [_column(frames[0], name) for name in categorical_columns],
+        text=Path(path).suffix != ".parquet",
+    )
     encoder.fit(inputs[0].iloc[splits.train.numpy()])
     encoded = [encoder.transform(frame) for frame in inputs]
     return bundle_from(
@@ -97,12 +102,13 @@ def table(
         augment=options.get("augment", ()),
         splits=splits,
         feature_names=tuple(encoder.feature_names),
-        notes=() if test_path else ("validation and test cut from the file",),
+        notes=(f"validation{'' if test_path else ' and test'} cut from the file",),
         name=Path(path).name,
     )
 
 
 def _read(path: Path, header: bool, separator: str | None, missing: Sequence[str]) -> pd.DataFrame:
+    require("pandas", "pandas", "tables")
     import pandas as pd
 
     path = path.expanduser()
@@ -110,6 +116,7 @@ def _read(path: Path, header: bool, separator: str | None, missing: Sequence[str
         raise DataError(f"no file {path}: expected a CSV or Parquet table (data.path=)")
     try:
         if path.suffix == ".parquet":
+            require("pyarrow", "pyarrow", "tables")
             frame = pd.read_parquet(path)
         else:
             tabs = ".tsv" in path.suffixes
@@ -119,9 +126,11 @@ def _read(path: Path, header: bool, separator: str | None, missing: Sequence[str
                 header=0 if header else None,
                 na_values=list(missing),
                 skipinitialspace=True,
+                low_memory=False,  # one kind a column, not one a chunk
             )
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} cannot be read as a table: {error}") from error
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        line = " ".join(str(error).split())
+        raise DataError(f"{path} cannot be read as a table: {line}") from error
     if not len(frame):
         raise DataError(f"{path} is empty: expected at least one row")
     frame.columns = [str(name) for name in frame.columns]
