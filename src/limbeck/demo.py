@@ -128,7 +128,11 @@ def _tell_result(runs: list[Path], report: Path, say: _Teller) -> None:
     write_report(
         runs,
         report,
-        title="Limbeck demo: digits with few labels",
+        title=(
+            f"Limbeck demo: digits, {LABELS_PER_CLASS} labels a class, "
+            "the other scans unlabelled and answered by the teacher"
+        ),
+        baseline="student alone",
     )
     if not say.quiet:
         say.table(comparison_table(runs, baseline="student alone"))

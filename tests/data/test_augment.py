@@ -219,6 +219,11 @@ def test_the_spec_builds_the_same_pipeline() -> None:
         ([{"normalize": {"mean": [0.1]}}], r"normalize\.std"),
         ([{"crop": 4, "flip": None}], "expected a name"),
         ([3], "expected a name"),
+        (7, "expected a list of steps, got 7"),
+        ([{"flip": 0}], "flip: expected no value, got 0"),
+        ([{"noise": float("inf")}], "noise: expected a number >= 0, got inf"),
+        ([{"rotate": float("nan")}], "rotate: expected a number >= 0, got nan"),
+        ([{"normalize": {"mean": float("nan"), "std": 1}}], r"normalize\.mean: expected a number"),
     ],
 )
 def test_misuse_is_one_clear_line(steps: Any, message: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 from limbeck.data import IGNORE, Augment, Normalize, bundle_from, data_options, load_data
 from limbeck.data.registry import register_data
@@ -177,3 +177,82 @@ def test_importing_brings_nothing_heavy() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ((X3, torch.full((3,), IGNORE)), "no train sample has a label: say num_classes="),
+        ((X3, torch.full((3,), torch.nan)), "no train sample has a label: say num_classes="),
+        ((X3, torch.tensor([0, 1, torch.inf])), "sample 2: label inf is not a whole number"),
+    ],
+)
+def test_classes_that_cannot_be_counted(train: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        bundle_from(train, task="classification")
+
+
+class Words(Dataset[Any]):
+    """Items that are no tensors, or not alike."""
+
+    def __init__(self, *items: Any) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.items[index]
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ([("a word", 0), ("two", 1)], "train.* is of type list; expected a tensor"),
+        ([{"text": "a", "y": 0}] * 3, "train.*input 'text' is of type list"),
+        ([{"y": 0}] * 3, "train.*the input mapping is empty"),
+        ([(torch.zeros(2), 0), (torch.zeros(3), 1)], "inputs of different items cannot be joined"),
+        ([({"a": X3}, 0), ({"b": X3}, 1)], "inputs of different items cannot be joined"),
+        ([(X3, [0, 1]), (X3, [1])], "labels of different items cannot be joined"),
+    ],
+)
+def test_items_that_make_no_batch(items: list[Any], message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        bundle_from(Words(*items))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_overlay_changes_the_fingerprint() -> None:
+    bundle = bundle_from(pair())
+    train = bundle.splits["train"]
+    place = train.indices[:1]
+    prints = {
+        bundle.with_train(view).fingerprint()
+        for view in (
+            train,
+            train.with_overlay(place, torch.tensor([[5.0]])),
+            train.with_overlay(place, torch.tensor([[6.0]])),
+            train.with_overlay(train.indices[1:2], torch.tensor([[6.0]])),
+        )
+    }
+    assert len(prints) == 4
+    assert bundle.fingerprint() in prints
+
+
+def test_a_transfer_set_of_another_kind() -> None:
+    """Labels of a transfer set are never used, be they there, missing, or nonsense."""
+    items = Words(*[torch.tensor([1000.0 + k]) for k in range(6)])
+    for unlabelled in (items, (torch.arange(1000.0, 1006.0)[:, None], torch.full((6,), 99))):
+        bundle = bundle_from(pair(), unlabelled=unlabelled, num_train=0.5)
+        train = bundle.splits["train"]
+        assert len(train) == 18
+        batch = train.fetch(torch.arange(18))
+        assert batch.labelled is not None
+        assert torch.equal(batch.labelled, batch.inputs[:, 0] < 1000)
+        assert 0 < int((~batch.labelled).sum()) < 18
+    real = bundle_from((X4, torch.rand(4)), (X4, X4), (X4, X4), unlabelled=(X3, torch.rand(3)))
+    assert torch.isnan(real.splits["train"].targets[4:]).all()
+    with pytest.raises(DataError, match="the unlabelled data are empty"):
+        bundle_from(pair(), unlabelled=torch.zeros(0, 1))
+    with pytest.raises(DataError, match="unlabelled, sample 1: the input contains nan"):
+        bundle_from(pair(), unlabelled=torch.tensor([[0.0], [torch.nan]]))

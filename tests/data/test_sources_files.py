@@ -4,9 +4,11 @@ import gzip
 import hashlib
 import io
 import struct
+import sys
 import tarfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -97,6 +99,11 @@ def test_the_environment_names_a_root(tmp_path: Path, monkeypatch: pytest.Monkey
         (lambda b: gzip.compress(gzip.decompress(b)[:-7]), "do not fit its header"),
         (lambda b: gzip.compress(b"nothing of the kind, at all"), "not an idx file"),
         (lambda b: b"", "not an idx file"),
+        (lambda b: b[:200] + b"x" * 200 + b[400:], "damaged or unreadable"),
+        (
+            lambda b: gzip.compress(idx_bytes(np.zeros((0, 5, 4), np.uint8))),
+            r"images \[0, 5, 4\] and labels \[60\] do not fit",
+        ),
         (
             lambda b: gzip.compress(idx_bytes(np.zeros((59, 5, 4), np.uint8))),
             r"images \[59, 5, 4\] and labels \[60\] do not fit",
@@ -167,7 +174,7 @@ def test_a_broken_connection_is_one_line(tmp_path: Path) -> None:
     thread.start()
     file = RemoteFile("a.bin", f"http://127.0.0.1:{httpd.server_port}", "0" * 64)
     try:
-        with pytest.raises(DataError, match=r"a\.bin"):
+        with pytest.raises(DataError, match=r"a\.bin broke off after 10 of 1,000 bytes"):
             fetch(file, tmp_path / "new")
     finally:
         httpd.shutdown()
@@ -255,3 +262,126 @@ def test_cifar_jpeg_file_missing_or_damaged(tmp_path: Path) -> None:
     (tmp_path / "cifar10_jpeg.npz").write_bytes(b"not an npz")
     with pytest.raises(DataError, match="damaged or not an npz"):
         load_data("cifar10-jpeg", root=str(tmp_path))
+
+
+def test_cifar_labels_out_of_range_and_damaged_bytes(tmp_path: Path) -> None:
+    for name, label, classes in (("cifar10", 12, 10), ("cifar100", 200, 100)):
+        files, _, _ = cifar_files(name)
+        header = 2 if name == "cifar100" else 1
+        first = cifar.TRAIN[name][0]
+        content = bytearray(files[first])
+        content[header - 1] = label
+        path = tmp_path / cifar.ARCHIVES[name].name
+        archive(path, "x", {**files, first: bytes(content)})
+        message = f"train, sample 0: label {label} is out of range; expected 0 to {classes - 1}"
+        with pytest.raises(DataError, match=message):
+            load_data(name, root=str(tmp_path))
+        whole = bytearray(path.read_bytes())
+        whole[len(whole) // 2 : len(whole) // 2 + 400] = b"x" * 400
+        path.write_bytes(whole)
+        with pytest.raises(DataError, match=r"damaged or unreadable|lacks"):
+            load_data(name, root=str(tmp_path))
+
+
+def test_cifar_is_found_where_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, labels, _ = cifar_files("cifar10")
+    folder = tmp_path / "cifar10"
+    folder.mkdir()
+    for file, content in files.items():
+        (folder / file).write_bytes(content)
+    monkeypatch.setenv("LIMBECK_DATA", str(tmp_path))
+    assert len(load_data("cifar10", validation=0.5).splits["train"].samples) == len(labels)
+
+
+def test_cifar_is_downloaded_and_checked(
+    server: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, folder = server
+    published = cifar.ARCHIVES["cifar100"]
+    files, labels, _ = cifar_files("cifar100")
+    archive(folder / published.name, cifar.FOLDERS["cifar100"], files)
+    target = tmp_path / "mine"
+    options: dict[str, Any] = {"root": str(target), "download": True, "mirror": url}
+    with pytest.raises(DataError, match=f"wrong checksum: md5 .*expected {published.checksum}"):
+        load_data("cifar100", **options)
+    assert not target.exists()
+    md5 = hashlib.md5((folder / published.name).read_bytes(), usedforsecurity=False).hexdigest()
+    monkeypatch.setitem(cifar.ARCHIVES, "cifar100", replace(published, checksum=md5))
+    bundle = load_data("cifar100", validation=0.5, **options)
+    assert len(bundle.splits["train"].samples) == len(labels)
+    assert [path.name for path in target.iterdir()] == [published.name]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
+def test_a_full_disk_is_a_storage_error_and_leaves_nothing(
+    server: tuple[str, Path], tmp_path: Path
+) -> None:
+    import resource
+
+    url, folder = server
+    (folder / "a.bin").write_bytes(b"x" * 300_000)
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, old[1]))
+    try:
+        with pytest.raises(
+            StorageError, match=r"cannot write .*a\.bin: the file-size limit"
+        ) as got:
+            fetch(RemoteFile("a.bin", url, "0" * 64), tmp_path / "new")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert "\n" not in str(got.value)
+    assert not (tmp_path / "new").exists()
+
+
+def npz(path: Path, **changes: Any) -> None:
+    """Four train and two test images in the form of the published file."""
+    image = pytest.importorskip("PIL.Image")
+    arrays: dict[str, Any] = {"class_names": np.array(["dark", "light"])}
+    for part, size in (("train", 8), ("test", 2)):
+        pieces = []
+        for number in range(size):
+            stream = io.BytesIO()
+            image.new("RGB", (32, 32), (200 * (number % 2), 9, 30 * number)).save(stream, "JPEG")
+            pieces.append(stream.getvalue())
+        arrays[f"{part}_jpeg"] = np.frombuffer(b"".join(pieces), np.uint8)
+        arrays[f"{part}_offsets"] = np.cumsum([0, *map(len, pieces)])
+        arrays[f"{part}_labels"] = np.arange(size) % 2
+    arrays |= changes
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+
+
+def test_cifar_jpeg_in_small(tmp_path: Path) -> None:
+    path = tmp_path / "cifar10_jpeg.npz"
+    npz(path)
+    bundle = load_data("cifar10-jpeg", root=str(tmp_path), validation=2, num_train=4, seed=3)
+    assert [len(view) for view in bundle.splits.values()] == [4, 2, 2]
+    assert bundle.class_names == ("dark", "light")
+    for view in bundle.splits.values():  # red says the class, in its own channel
+        batch = view.fetch(torch.arange(len(view)))
+        red = batch.inputs[:, 0].float().mean((1, 2))
+        assert torch.equal(red > 100, view.targets == 1)
+    npz(path, test_labels=None)
+    with pytest.raises(DataError, match="does not hold the arrays train_jpeg, .*test_labels"):
+        load_data("cifar10-jpeg", root=str(path))
+    npz(path, train_jpeg=np.zeros(9000, np.uint8))
+    with pytest.raises(DataError, match=r"train image \d cannot be read"):
+        load_data("cifar10-jpeg", root=str(path), validation=2)
+    npz(path, train_labels=np.array(["a"] * 8, dtype=object))
+    with pytest.raises(DataError, match="damaged or not an npz"):  # it would have to be unpickled
+        load_data("cifar10-jpeg", root=str(path))
+    whole = bytearray(path.read_bytes())
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="damaged or not an npz"):
+        load_data("cifar10-jpeg", root=str(path))
+
+
+def test_short_label_files_are_read(tmp_path: Path) -> None:
+    for size in range(1, 12):
+        path = tmp_path / "labels"
+        path.write_bytes(idx_bytes(np.arange(size, dtype=np.uint8)))
+        assert idx.read_idx(path).tolist() == list(range(size))
+    path.write_bytes(b"\0\0\x08\x03\0\0")
+    with pytest.raises(DataError, match="6 bytes do not fit its header"):
+        idx.read_idx(path)

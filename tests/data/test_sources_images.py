@@ -1,5 +1,6 @@
 """Image folders."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +83,32 @@ def test_a_class_that_train_has_not(tmp_path: Path) -> None:
     write(tmp_path / "test", 2, ("red", "violet"))
     with pytest.raises(DataError, match="a class 'violet' that train has not"):
         load_data("images", root=str(tmp_path))
+
+
+def test_a_folder_of_images_without_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path)
+    write(tmp_path / "unlabelled" / "anywhere", 4)
+    for memory in (1 << 20, 100):  # held in memory, and decoded as it is read
+        monkeypatch.setattr(source, "MEMORY", memory)
+        bundle = load_data("images", root=str(tmp_path), size=4)
+        assert bundle.class_names == ("blue", "green", "red")
+        assert "train 34 (22 labelled + 12 unlabelled); validation 2; test 6" in bundle.describe()
+        train = bundle.splits["train"]
+        batch = train.fetch((~train.labelled).nonzero()[:, 0])
+        assert batch.inputs.float().mean((2, 3)).argmax(1).tolist() == [2] * 4 + [1] * 4 + [0] * 4
+        assert batch.labelled is not None
+        assert not batch.labelled.any()
+
+
+@pytest.mark.parametrize("size", [0, [8], [8, 0], [1, 2, 3], "ab", 2.5])
+def test_sizes_that_are_none(tmp_path: Path, size: Any) -> None:
+    write(tmp_path, 1)
+    with pytest.raises(RecipeError, match=r"size: expected pixels, or \(height, width\)"):
+        load_data("images", root=str(tmp_path), size=size)
+
+
+def test_without_pillow_the_line_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    for name in ("images", "cifar10-jpeg"):
+        with pytest.raises(DataError, match=r"needs Pillow: pip install 'limbeck\[vision\]'"):
+            load_data(name, root=str(tmp_path))

@@ -1,5 +1,9 @@
 """Sources on the real files: digits (bundled) and, where they are, the development data."""
 
+import hashlib
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -7,8 +11,13 @@ import torch
 
 from limbeck.data import DataBundle, load_data
 from limbeck.data.sources.blocks import NUM_STUDENT_PAIRS, PairSamples, half_size
-from limbeck.data.sources.idx import load_idx_set
+from limbeck.data.sources.idx import PARTS, SHA256, load_idx_set
 from limbeck.errors import DataError, RecipeError
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
 
 
 def test_digits() -> None:
@@ -178,3 +187,112 @@ def test_a_missing_folder_is_one_line(tmp_path: Path, monkeypatch: pytest.Monkey
         assert "train-images-idx3-ubyte.gz" in text
         assert "data.root=" in text
         assert "data.download=true" in text
+
+
+def test_published_checksums_are_those_of_the_published_files(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    """A download of the real files, over loopback, passes the checksums written in the library."""
+    httpd = ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(Quiet, directory=str(shared_data / "mnist"))
+    )
+    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    url = f"http://127.0.0.1:{httpd.server_port}"
+    options = {"download": True, "mirror": url}
+    try:
+        bundle = load_data("mnist", root=str(tmp_path), **options)
+        with pytest.raises(DataError, match="wrong checksum"):  # MNIST is not Fashion-MNIST
+            load_data("fashion-mnist", root=str(tmp_path / "other"), **options)
+    finally:
+        httpd.shutdown()
+        thread.join()
+        httpd.server_close()
+    assert not (tmp_path / "other").exists()
+    assert len(list(tmp_path.iterdir())) == 4
+    assert len(bundle.splits["train"].samples) == 60_000
+    for name in ("mnist", "fashion-mnist"):
+        for part, checksum in zip(PARTS, SHA256[name], strict=True):
+            content = (shared_data / name / f"{part}-ubyte.gz").read_bytes()
+            assert hashlib.sha256(content).hexdigest() == checksum
+
+
+@pytest.mark.parametrize("name", ["f28", "m5"])
+def test_single_blocks_share_no_image(shared_data: Path, name: str) -> None:
+    """Parts come from source images 0-49,999, 50,000-59,999 and the test file, in that order."""
+    bundle = load_data(name, root=str(shared_data))
+    (images, labels), (test_images, test_labels) = load_idx_set(
+        "mnist" if name == "m5" else "fashion-mnist", shared_data
+    )
+    bases = {
+        "train": (images[:50_000], labels[:50_000]),
+        "validation": (images[50_000:], labels[50_000:]),
+        "test": (test_images, test_labels),
+    }
+    for part, (pixels, classes) in bases.items():
+        view = bundle.splits[part]
+        batch = view.fetch(torch.arange(len(view)))
+        assert batch.index is not None
+        assert len(batch.index.unique()) == len(view)
+        assert torch.equal(batch.inputs, pixels[batch.index])
+        assert batch.targets is not None
+        assert torch.equal(batch.targets, classes[batch.index])
+
+
+def test_p100s_test_pairs_are_of_the_test_files(shared_data: Path) -> None:
+    bundle = load_data("p100", root=str(shared_data), num_train=100)
+    _, (digits, digit_labels) = load_idx_set("mnist", shared_data)
+    _, (items, item_labels) = load_idx_set("fashion-mnist", shared_data)
+    view = bundle.splits["test"]
+    assert isinstance(view.samples, PairSamples)
+    pairs = view.samples.pairs[view.indices]
+    assert torch.equal(view.targets, 10 * digit_labels[pairs[:, 0]] + item_labels[pairs[:, 1]])
+    rows = torch.arange(0, 20_000, 50)
+    sides = half_size(digits)[pairs[rows, 0]], half_size(items)[pairs[rows, 1]]
+    assert torch.equal(view.fetch(rows).inputs, torch.cat(sides, dim=3))
+
+
+def test_a_teacher_of_fewer_pairs(shared_data: Path) -> None:
+    few = load_data("p100", root=str(shared_data), pairs="teacher", num_train=3_000)
+    samples = few.splits["train"].samples
+    assert isinstance(samples, PairSamples)
+    teacher = few.extra["teacher_pairs"]
+    assert isinstance(teacher.samples, PairSamples)
+    assert torch.equal(samples.pairs, teacher.samples.pairs[teacher.indices[:3_000]])
+    with pytest.raises(RecipeError, match="num_train=60001: expected 1 to 60000 pairs"):
+        load_data("p100", root=str(shared_data), pairs="teacher", num_train=60_001)
+
+
+def test_adult_is_encoded_by_its_train_rows_alone(shared_data: Path, tmp_path: Path) -> None:
+    """Other people in the test file (older, richer, of unknown places) change no train input."""
+    pd = pytest.importorskip("pandas")
+    folder = shared_data / "tabular" / "adult"
+    table = pd.read_csv(folder / "train.csv.gz", header=None, skipinitialspace=True)
+    table.iloc[:3000].to_csv(tmp_path / "train.csv", header=False, index=False)
+    later = table.iloc[3000:3200].reset_index(drop=True)
+    later.to_csv(tmp_path / "test.csv", header=False, index=False)
+    bundles = []
+    for _ in range(2):
+        bundle = load_data(
+            "table",
+            path=str(tmp_path / "train.csv"),
+            test_path=str(tmp_path / "test.csv"),
+            header=False,
+            target=-1,
+            test=0.2,
+        )
+        bundles.append(bundle)
+        later[0] += 1000
+        later[13] = "Atlantis"
+        later.to_csv(tmp_path / "test.csv", header=False, index=False)
+    a, b = bundles
+    assert a.feature_names == b.feature_names
+    for part in ("train", "validation"):
+        rows = torch.arange(len(a.splits[part]))
+        assert torch.equal(a.splits[part].fetch(rows).inputs, b.splits[part].fetch(rows).inputs)
+    rows = torch.arange(200)
+    first, second = a.splits["test"].fetch(rows).inputs, b.splits["test"].fetch(rows).inputs
+    age = a.feature_names.index("0")
+    assert (second[:, age] > first[:, age] + 10).all()
+    places = [k for k, name in enumerate(a.feature_names) if name.startswith("13=")]
+    assert (second[:, places] == 0).all()

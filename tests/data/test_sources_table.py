@@ -1,5 +1,7 @@
 """Tables: encoding fitted on train alone, missing values, refusals."""
 
+import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +147,64 @@ def test_misuse_is_one_clear_line(tmp_path: Path) -> None:
         load_data("table", path=str(tmp_path / "empty.csv"), target=0)
     with pytest.raises(DataError, match="the value is infinite"):
         load_data("table", path=save(tmp_path, frame().assign(age=np.inf)), target="grade")
+
+
+def test_what_other_rows_hold_changes_nothing_fitted(tmp_path: Path) -> None:
+    """Validation and test rows are altered beyond recognition; the train inputs stay the same."""
+    table = frame()
+    before = load_data("table", path=save(tmp_path, table), target="grade")
+    held = before.record
+    for part, age, city in (("test", 1e6, "Ulm"), ("validation", np.nan, "?")):
+        rows = held[part].numpy()
+        table.loc[rows, "age"] = age
+        table.loc[rows, "city"] = city
+    after = load_data("table", path=save(tmp_path, table), target="grade")
+    assert after.record.digest() == held.digest()
+    assert after.feature_names == before.feature_names
+    assert torch.equal(inputs(after, "train"), inputs(before, "train"))
+    assert (inputs(after, "test")[:, 1:4] == 0).all()
+    assert not torch.equal(inputs(after, "test"), inputs(before, "test"))
+
+
+def test_train_rows_alone_say_that_a_column_is_numeric(tmp_path: Path) -> None:
+    """One word in a test row makes the whole column text for the reader of the file."""
+    table = frame()
+    row = int(load_data("table", path=save(tmp_path, table), target="grade").record.test[0])
+    table["age"] = table["age"].astype(object)
+    table.loc[row, "age"] = "old"
+    with pytest.raises(DataError, match=f"column 'age', row {row}: 'old' is not a number"):
+        load_data("table", path=save(tmp_path, table), target="grade")
+    table.loc[0, "age"] = table.loc[1, "age"] = "young"  # in train: a column of categories
+    ages = load_data("table", path=save(tmp_path, table), target="grade", validation=1, test=1)
+    assert "age=young" in ages.feature_names
+
+
+def test_classes_that_are_no_whole_numbers(tmp_path: Path) -> None:
+    table = frame().assign(level=[0.0, 1.0, 2.5] * 20)
+    message = r"column 'level', row 2: label 2\.5 is not a whole number \(task='regression'"
+    with pytest.raises(DataError, match=message):
+        load_data("table", path=save(tmp_path, table), target="level")
+    whole = frame().assign(level=[0.0, 1.0, None] * 20)
+    bundle = load_data("table", path=save(tmp_path, whole), target="level")
+    assert bundle.class_names == ("0", "1")
+
+
+def test_damaged_files_and_missing_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(save(tmp_path, frame(), "table.csv.gz"))
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(DataError, match="cannot be read as a table") as caught:
+        load_data("table", path=str(path), target="grade")
+    assert "\n" not in str(caught.value)
+    (tmp_path / "a.parquet").write_bytes(b"no parquet")
+    if importlib.util.find_spec("pyarrow"):
+        with pytest.raises(DataError, match="cannot be read as a table") as caught:
+            load_data("table", path=str(tmp_path / "a.parquet"), target="grade")
+        assert "\n" not in str(caught.value)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(DataError, match=r"needs pyarrow: pip install 'limbeck\[tables\]'"):
+        load_data("table", path=str(tmp_path / "a.parquet"), target="grade")
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(DataError, match=r"needs pandas: pip install 'limbeck\[tables\]'"):
+        load_data("table", path=str(path), target="grade")

@@ -121,4 +121,4 @@ print(sorted(name for name in sys.modules if name.startswith('limbeck.')))
     )
     packages, modules = map(ast.literal_eval, result.stdout.splitlines())
     assert packages == ["limbeck"]
-    assert all(name.startswith("limbeck.functional") for name in modules)
+    assert all(name.startswith(("limbeck.functional", "limbeck._version")) for name in modules)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import other_run_folders
 import pytest
 import run_folders
 
@@ -19,8 +20,8 @@ def regression(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two arms × two seeds on a table, no teacher."""
     root = tmp_path_factory.mktemp("regression")
     for seed in range(2):
-        run_folders.write_regression_run(root / f"small-{seed}", "small", seed, width=3)
-        run_folders.write_regression_run(root / f"large-{seed}", "large", seed, width=16)
+        other_run_folders.write_regression_run(root / f"small-{seed}", "small", seed, width=3)
+        other_run_folders.write_regression_run(root / f"large-{seed}", "large", seed, width=16)
     return root
 
 
@@ -28,5 +29,5 @@ def regression(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def multilabel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One arm × one seed with three labels a sample."""
     root = tmp_path_factory.mktemp("multilabel")
-    run_folders.write_multilabel_run(root / "run", "questions", 0)
+    other_run_folders.write_multilabel_run(root / "run", "questions", 0)
     return root

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from limbeck import functional
 from limbeck.data.batch import Batch, first_tensor
+from limbeck.errors import MethodError
 from limbeck.methods.base import Method, Terms
 from limbeck.methods.card import Card, Cost, Paper
 from limbeck.methods.context import Context
@@ -93,10 +94,15 @@ class E2KD(Method):
         value = functional.explanation_loss(ours, theirs, size=size)
         return {"kd": kd, "explanation": self.lam * value}
 
-    @staticmethod
-    def _name(outputs: Outputs, taps: tuple[str, ...]) -> str:
-        """Key of the tapped feature: the tap itself, or the one path that a role stands for."""
-        return taps[0] if taps[0] in outputs.features else list(outputs.features)[-1]
+    def _name(self, outputs: Outputs, taps: tuple[str, ...]) -> str:
+        """Key of the tapped feature: the tap itself, which must name one layer."""
+        if taps[0] not in outputs.features:
+            found = ", ".join(outputs.features) or "nothing"
+            raise MethodError(
+                f"method e2kd: tap {taps[0]!r} must name one layer, such as 'stages[-1]'; "
+                f"it stands for {found}"
+            )
+        return taps[0]
 
 
 def gradcam_of(outputs: Outputs, tap: str, classes: Tensor, *, graph: bool) -> Tensor:

@@ -116,7 +116,7 @@ def of_data(name: str) -> Arguments:
     Raises:
         ValidationError: no data source has this name.
     """
-    from limbeck.data.registry import data_source, data_names, data_options
+    from limbeck.data.registry import data_names, data_options, data_source
 
     if name not in data_names():
         raise mistake(unknown("data source", name, data_names()), name, ("name",))

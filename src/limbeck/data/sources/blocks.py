@@ -219,7 +219,7 @@ def _whole_set(name: str, root: str | None, download: bool) -> tuple[Pair, Pair]
 def half_size(images: Tensor) -> Tensor:
     """Return uint8 images at half the size: means of 2x2 pixels, rounded half up."""
     # in pieces that stay in the processor's cache
-    return torch.cat([_half_size(piece) for piece in images.split(2048)])
+    return torch.cat([_half_size(piece) for piece in torch.split(images, 2048)])
 
 
 def _half_size(images: Tensor) -> Tensor:
@@ -233,7 +233,7 @@ def _statistics(*sets: Tensor) -> Normalize:
     """Mean and standard deviation of the train images' pixels in [0, 1], exact in integers."""
     count = total = squares = 0
     for images in sets:
-        for piece in images[:TRAIN_IMAGES].split(2048):
+        for piece in torch.split(images[:TRAIN_IMAGES], 2048):
             wide = piece.to(torch.int32)
             count += piece.numel()
             total += int(wide.sum())

@@ -1,0 +1,246 @@
+"""A scene: one method at work between made-up networks on a handful of samples."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.data import bundle_from
+from limbeck.data.batch import IGNORE, Batch
+from limbeck.data.bundle import DataBundle
+from limbeck.methods.base import Method, Runtime
+from limbeck.methods.context import Context
+from limbeck.models import build_model
+from limbeck.taps import tap_shapes
+from limbeck.taps.outputs import Outputs
+from limbeck.teachers.base import Teacher
+from limbeck.teachers.live import LiveTeacher
+from limbeck.teachers.peers import PeersTeacher
+from limbeck.testing.speaker import Speaker, make_speaker
+
+Network = Callable[[int], nn.Module]
+NUM_SAMPLES = 8
+NUM_PEERS = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """One method with everything it needs, so that its losses are a function of two tables.
+
+    Attributes:
+        method: the method.
+        task: kind of task.
+        student: the made-up student.
+        teachers: the made-up teacher; in a cohort, the peers.
+        runtime: what ``prepare`` returned; every evaluation works on a copy.
+        batch: all samples.
+    """
+
+    method: Method
+    task: str
+    student: Speaker
+    teachers: tuple[Speaker, ...]
+    runtime: Runtime
+    batch: Batch
+
+    def terms(self, rows: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """Return the unweighted terms for the samples in ``rows`` (None: all), adapters in eval.
+
+        A method that redefines supervision has its task term among them, as "task".
+        """
+        batch = self.batch if rows is None else take(self.batch, rows)
+        runtime = copy.deepcopy(self.runtime).eval()
+        student = self.student if _collects(self.student) else self.student.watched()
+        ctx = self._context(student)
+        batch = runtime.batch(batch, ctx)
+        said = student.answer(batch)
+        terms = dict(runtime.losses(said, self._heard(said, batch), batch, ctx))
+        if self.method.card.replaces_task:
+            terms["task"] = self.method.task_loss(said, batch, ctx)
+        return terms
+
+    def total(self, rows: Sequence[int] | None = None) -> Tensor:
+        """Return the sum of the terms; a 0 without a graph where there is none."""
+        terms = list(self.terms(rows).values())
+        total = torch.zeros((), dtype=self.student.logits.dtype)
+        return torch.stack([t.to(torch.float64) for t in terms]).sum() if terms else total
+
+    def gradients(self) -> list[Tensor]:
+        """Return the gradients of ``total`` at the student's logits and features."""
+        watched = dataclasses.replace(self, student=self.student.watched())
+        total = watched.total()
+        leaves = watched.student.tensors
+        if not total.requires_grad:
+            return [torch.zeros_like(leaf) for leaf in leaves]
+        found = torch.autograd.grad(total, leaves, allow_unused=True)
+        pairs = zip(found, leaves, strict=True)
+        return [torch.zeros_like(leaf) if g is None else g for g, leaf in pairs]
+
+    def cast(self, dtype: torch.dtype) -> Scene:
+        """Return the scene in another precision; adapters are never below float32.
+
+        Features stay in the adapters' precision where there are adapters or where gradients are
+        taken through features: half precision there would be autocast's doing, not the loss's.
+        """
+        wide = torch.float32 if dtype.itemsize < 4 else dtype
+        apart = bool(list(self.runtime.parameters())) or self.method.card.double_backward
+        features = wide if apart else dtype
+        runtime = copy.deepcopy(self.runtime).to(wide)
+
+        def one(speaker: Speaker) -> Speaker:
+            return speaker.cast(dtype, dtype).cast(dtype, features)  # rounded, then wide again
+
+        return dataclasses.replace(
+            self,
+            student=one(self.student),
+            teachers=tuple(one(teacher) for teacher in self.teachers),
+            runtime=runtime,
+        )
+
+    def _heard(self, said: Outputs, batch: Batch) -> Outputs:
+        if not self.method.card.needs_teacher:
+            return said
+        voices = tuple(teacher.answer(batch) for teacher in self.teachers)
+        if self.method.card.students == "one":
+            return voices[0]
+        return Outputs(torch.stack([v.logits for v in voices]).mean(0), members=voices)
+
+    def _context(self, student: Speaker) -> Context:
+        ctx = make_context(self.task, self.student.logits.shape[1])
+        if self.method.card.students == "cohort":
+            ctx.num_members = NUM_PEERS + 1
+
+        def ask_student(batch: Batch, *, taps: Any = (), require_grad: bool = False) -> Outputs:
+            return student.answer(batch)
+
+        def ask_teacher(
+            batch: Batch, name: Any = None, *, taps: Any = (), require_grad: bool = False
+        ) -> Outputs:
+            return self.teachers[0].answer(batch, cut=not _collects(self.teachers[0]))
+
+        ctx.student, ctx.teacher = ask_student, ask_teacher
+        return ctx
+
+
+def make_scene(
+    method: Method,
+    task: str = "classification",
+    num_outputs: int = 5,
+    *,
+    num_samples: int = NUM_SAMPLES,
+    scale: float = 3.0,
+    equal: bool = False,
+    seed: int = 0,
+    make_student: Network | None = None,
+    make_teacher: Network | None = None,
+    input_shape: Sequence[int] = (1, 8, 8),
+) -> Scene:
+    """Put a method between a made-up student and teacher.
+
+    Real small networks are built once, for ``prepare`` and for the shapes of what it taps.
+
+    Args:
+        method: the method.
+        task: kind of task.
+        num_outputs: classes, labels or outputs.
+        num_samples: samples in the batch.
+        scale: the largest logit.
+        equal: whether the teacher is the student's very copy.
+        seed: of all numbers.
+        make_student: builds a network with so many outputs; None: a small CNN.
+        make_teacher: likewise; None: a wider CNN.
+        input_shape: shape of one input of these networks.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    originals = torch.rand(num_samples, *input_shape, generator=generator)
+    batch = Batch(
+        inputs=originals,
+        targets=_targets(task, num_samples, num_outputs, generator),
+        index=torch.arange(num_samples),
+    )
+    shape = tuple(input_shape)
+    make_student = make_student or _cnn((4, 6), shape)
+    make_teacher = make_student if equal else make_teacher or _cnn((5, 7), shape)
+    cohort = method.card.students == "cohort"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        student = make_student(num_outputs).eval()
+        network = make_teacher(num_outputs).eval()
+        teacher: Teacher = PeersTeacher() if cohort else LiveTeacher(network)
+        ctx = make_context(task, num_outputs)
+        ctx.num_members = NUM_PEERS + 1 if cohort else 1
+        ctx.example = take(batch, range(min(2, num_samples)))
+        name = method.teacher or teacher.name
+        data = _bundle(originals, batch, task, num_outputs)
+        with torch.no_grad():
+            runtime = method.prepare(student, {name: teacher}, data, ctx).double()
+    ours = tap_shapes(student, runtime.student_taps(), originals[:1])
+    theirs = tap_shapes(student if cohort else network, runtime.teacher_taps(), originals[:1])
+
+    def speak(shapes: dict[str, tuple[int, ...]]) -> Speaker:
+        return make_speaker(originals, num_outputs, shapes, scale=scale, generator=generator)
+
+    speaker = speak(ours)
+    count = NUM_PEERS if cohort else 1
+    teachers = tuple(_renamed(speaker, theirs) if equal else speak(theirs) for _ in range(count))
+    return Scene(method, task, speaker, teachers, runtime, batch)
+
+
+def make_context(task: str, num_outputs: int) -> Context:
+    """Return a context with a freshly seeded generator and nobody to ask."""
+    return Context(task=task, num_outputs=num_outputs, generator=torch.Generator().manual_seed(1))
+
+
+def take(batch: Batch, rows: Sequence[int]) -> Batch:
+    """Return the samples of ``rows``, in that order."""
+    chosen = torch.as_tensor(list(rows), dtype=torch.int64)
+    assert batch.targets is not None
+    assert batch.index is not None
+    return batch.replace(
+        inputs=batch.inputs[chosen], targets=batch.targets[chosen], index=batch.index[chosen]
+    )
+
+
+def unlabelled(targets: Tensor) -> Tensor:
+    """Return targets of the same form that say nothing."""
+    return torch.full_like(targets, torch.nan if targets.is_floating_point() else IGNORE)
+
+
+def _targets(task: str, samples: int, outputs: int, generator: torch.Generator) -> Tensor:
+    if task == "classification":
+        return torch.randint(outputs, (samples,), generator=generator)
+    values = torch.rand(samples, outputs, generator=generator)
+    return values.round() if task == "multilabel" else values
+
+
+def _cnn(channels: tuple[int, ...], shape: tuple[int, ...]) -> Network:
+    def make(num_outputs: int) -> nn.Module:
+        return build_model(
+            "cnn", num_classes=num_outputs, input_shape=shape, channels=channels, norm="none"
+        )
+
+    return make
+
+
+def _bundle(originals: Tensor, batch: Batch, task: str, num_outputs: int) -> DataBundle:
+    assert batch.targets is not None
+    part = (originals, batch.targets)
+    return bundle_from(part, part, part, task=task, num_classes=num_outputs)
+
+
+def _renamed(speaker: Speaker, shapes: dict[str, tuple[int, ...]]) -> Speaker:
+    """Return the speaker with its features under the names of the teacher's taps, in order."""
+    names = list(shapes)
+    features = dict(zip(names, speaker.features.values(), strict=True))
+    pull = dict(zip(names, speaker.pull.values(), strict=True))
+    return Speaker(speaker.logits, features, pull, speaker.tilt, speaker.originals)
+
+
+def _collects(speaker: Speaker) -> bool:
+    return speaker.logits.requires_grad
