@@ -190,7 +190,7 @@ def test_a_broken_connection_is_one_line(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="cannot write .*a part of the path is a file"):
+    with pytest.raises(StorageError, match=r"cannot write .*a part of the path is a file"):
         fetch(RemoteFile("a", "http://127.0.0.1:9", "0"), tmp_path / "file" / "sub")
 
 
@@ -363,7 +363,7 @@ def test_cifar_jpeg_in_small(tmp_path: Path) -> None:
         red = batch.inputs[:, 0].float().mean((1, 2))
         assert torch.equal(red > 100, view.targets == 1)
     npz(path, test_labels=None)
-    with pytest.raises(DataError, match="does not hold the arrays train_jpeg, .*test_labels"):
+    with pytest.raises(DataError, match=r"does not hold the arrays train_jpeg, .*test_labels"):
         load_data("cifar10-jpeg", root=str(path))
     npz(path, train_jpeg=np.zeros(9000, np.uint8))
     with pytest.raises(DataError, match=r"train image \d cannot be read"):

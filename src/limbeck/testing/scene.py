@@ -30,6 +30,36 @@ NUM_PEERS = 2
 
 
 @dataclass(frozen=True, eq=False)
+class Moment:
+    """The arguments of one call of a runtime's ``losses``."""
+
+    runtime: Runtime
+    student: Outputs
+    teacher: Outputs
+    batch: Batch
+    ctx: Context
+
+    def terms(self) -> dict[str, Tensor]:
+        """Make the call; with the task term of a method that redefines supervision, as "task"."""
+        terms = dict(self.runtime.losses(self.student, self.teacher, self.batch, self.ctx))
+        method = self.runtime.method
+        if method.card.replaces_task:
+            terms["task"] = method.task_loss(self.student, self.batch, self.ctx)
+        return terms
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every tensor that the call is given, by what a person would call it."""
+        assert self.batch.targets is not None
+        found = {"the batch's inputs": self.batch.inputs, "the targets": self.batch.targets}
+        voices = {"the student": self.student, "the teacher": self.teacher}
+        voices |= {f"peer {i}": peer for i, peer in enumerate(self.teacher.members)}
+        for who, said in voices.items():
+            found[f"{who}'s logits"] = said.logits
+            found |= {f"{who}'s feature {name}": value for name, value in said.features.items()}
+        return found
+
+
+@dataclass(frozen=True, eq=False)
 class Scene:
     """One method with everything it needs, so that its losses are a function of two tables.
 
@@ -54,16 +84,17 @@ class Scene:
 
         A method that redefines supervision has its task term among them, as "task".
         """
+        return self.at_work(rows).terms()
+
+    def at_work(self, rows: Sequence[int] | None = None) -> Moment:
+        """Return everything one call of ``losses`` is about."""
         batch = self.batch if rows is None else take(self.batch, rows)
         runtime = copy.deepcopy(self.runtime).eval()
         student = self.student if _collects(self.student) else self.student.watched()
         ctx = self._context(student)
         batch = runtime.batch(batch, ctx)
         said = student.answer(batch)
-        terms = dict(runtime.losses(said, self._heard(said, batch), batch, ctx))
-        if self.method.card.replaces_task:
-            terms["task"] = self.method.task_loss(said, batch, ctx)
-        return terms
+        return Moment(runtime, said, self._heard(said, batch), batch, ctx)
 
     def total(self, rows: Sequence[int] | None = None) -> Tensor:
         """Return the sum of the terms; a 0 without a graph where there is none."""
@@ -239,7 +270,7 @@ def _renamed(speaker: Speaker, shapes: dict[str, tuple[int, ...]]) -> Speaker:
     names = list(shapes)
     features = dict(zip(names, speaker.features.values(), strict=True))
     pull = dict(zip(names, speaker.pull.values(), strict=True))
-    return Speaker(speaker.logits, features, pull, speaker.tilt, speaker.originals)
+    return dataclasses.replace(speaker, features=features, pull=pull)
 
 
 def _collects(speaker: Speaker) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,9 +17,9 @@ from limbeck.taps.outputs import Outputs
 class Speaker:
     """A network as a table of answers.
 
-    The value of a logit is what the table says; its gradient also runs to the tapped features, so
-    that explanations (gradients of logits with respect to features) exist and can be trained
-    through.
+    Logits hang on the tapped features, so that explanations (gradients of logits with respect to
+    features) exist and can be trained through. Their value is what the table says, to the bit and
+    in any precision, and only their gradient runs to the features; unless ``moves``.
 
     Attributes:
         logits: ``[samples, outputs]``, by ``Batch.index``.
@@ -26,6 +27,7 @@ class Speaker:
         pull: how each feature moves the logits, in the shape of one sample's feature.
         tilt: ``[outputs]``, above 0: which logits it moves, and how far.
         originals: ``[samples, ...]`` inputs that the table answers; other inputs shift the logits.
+        moves: whether the features move the value of the logits too.
     """
 
     logits: Tensor
@@ -33,6 +35,7 @@ class Speaker:
     pull: Mapping[str, Tensor]
     tilt: Tensor
     originals: Tensor
+    moves: bool = False
 
     def answer(self, batch: Batch, *, cut: bool = False) -> Outputs:
         """Return what the network says about a batch; ``cut``: no graph to its own table."""
@@ -49,7 +52,7 @@ class Speaker:
         for name, value in features.items():
             moved = torch.tanh((value * self.pull[name].to(value)).flatten(1).mean(1, keepdim=True))
             link = (moved * self.tilt.to(value)).to(logits.dtype)
-            logits = logits + (link - link.detach())
+            logits = logits + (link if self.moves else link - link.detach())
         return Outputs(logits, features)
 
     @property
@@ -60,7 +63,7 @@ class Speaker:
     def with_tensors(self, tensors: Sequence[Tensor]) -> Speaker:
         """Return the network with another table, in the order of ``tensors``."""
         features = dict(zip(self.features, tensors[1:], strict=True))
-        return Speaker(tensors[0], features, self.pull, self.tilt, self.originals)
+        return dataclasses.replace(self, logits=tensors[0], features=features)
 
     def watched(self) -> Speaker:
         """Return a copy whose table collects gradients."""

@@ -90,7 +90,7 @@ def _find(root: str | None) -> Path:
 def _read(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     """Read the arrays once each: an npz decompresses at every access."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in ARRAYS}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is damaged or not an npz: {error}") from error

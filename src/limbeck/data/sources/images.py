@@ -136,7 +136,7 @@ def images(
 
 
 def _shape(size: int | Sequence[int]) -> tuple[int, int]:
-    sides = (size, size) if isinstance(size, int) else tuple(size)
+    sides = tuple(size) if isinstance(size, Sequence) else (size, size)
     if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
         raise RecipeError(f"size: expected pixels, or (height, width) in pixels, got {size!r}")
     return sides[0], sides[1]
