@@ -14,7 +14,6 @@ from limbeck.data.sources.blocks import NUM_STUDENT_PAIRS, PairSamples, half_siz
 from limbeck.data.sources.idx import PARTS, SHA256, load_idx_set
 from limbeck.errors import DataError, RecipeError
 
-
 idx_set = cache(load_idx_set)
 
 

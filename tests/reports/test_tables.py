@@ -94,7 +94,7 @@ def test_a_row_of_another_length_is_refused() -> None:
 def test_regression_and_multilabel_have_their_metrics(regression: Path, multilabel: Path) -> None:
     table = comparison_table([regression])
     labels = [column.label for column in table.columns]
-    assert labels[2:4] == ["R² ↑", "Δ to large"]
+    assert labels[2:4] == ["R² ↑", "Δ"]
     assert "Squared error ↓" in labels
     assert "F1, % ↑" in [column.label for column in comparison_table([multilabel]).columns]
 

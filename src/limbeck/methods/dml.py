@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import nn
 
 from limbeck import functional
 from limbeck.data.batch import Batch
-from limbeck.methods.base import Method, Terms
+from limbeck.errors import MethodError
+from limbeck.methods.base import Method, Runtime, Terms
 from limbeck.methods.card import Card, Cost, Paper
 from limbeck.methods.context import Context
 from limbeck.methods.registry import register_method
 from limbeck.taps.outputs import Outputs
+
+if TYPE_CHECKING:
+    from limbeck.data import DataBundle
 
 
 @register_method("dml")
@@ -50,6 +57,17 @@ class DML(Method):
         timing="online",
         cost=Cost(teacher_forwards=0.0, student_steps=1.0),
     )
+
+    def prepare(
+        self, student: nn.Module, teachers: Mapping[str, Any], data: DataBundle | None, ctx: Context
+    ) -> Runtime:
+        """Refuse a student alone, which has no peers."""
+        if ctx.num_members < 2:
+            raise MethodError(
+                "method dml: needs at least two students that learn together, got 1; "
+                "give a list of students"
+            )
+        return super().prepare(student, teachers, data, ctx)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, ctx: Context) -> Terms:
         """Return ``{"dml": scalar}`` for one member; ``teacher.members`` are its peers."""

@@ -12,7 +12,7 @@ from limbeck.reports.reading import read_runs
 from limbeck.reports.tables import Cell, Column, Row, Table
 from limbeck.studies.statistics import Comparison, Estimate
 
-_RANKS = {"parameters": 1, "agreement": 2, "latency_ms": 2, "ece": 3, "nll": 3}
+_RANKS = {"parameters": 0, "agreement": 2, "latency_ms": 2, "ece": 3, "nll": 3}
 """Importance of columns where room is short; see :class:`limbeck.reports.tables.Column`."""
 
 
@@ -55,7 +55,7 @@ def _columns(evidence: Evidence) -> tuple[Column, ...]:
         columns.append(Column(metric.key, metric.heading, rank=rank))
         if metric is evidence.metric and evidence.baseline is not None:
             unit = "points" if metric.unit == "percent" else metric.suffix
-            label = f"Δ to {evidence.baseline.label}{f', {unit}' if unit else ''}"
+            label = f"Δ{f', {unit}' if unit else ''}"  # the notes say to which arm
             columns.append(Column("difference", label))
             columns.append(Column("p_holm", "p (Holm)", rank=1))
             if evidence.smallest_effect is not None:

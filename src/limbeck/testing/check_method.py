@@ -112,6 +112,9 @@ def check_method(
                 check(functools.partial(make_scene, method, task, **options))
             except AssertionError as error:
                 raise AssertionError(f"{method.name}: {name} ({task}): {error}") from None
+            except Exception as error:  # whatever a stranger's method raises
+                error.add_note(f"while checking {name} ({task}) of method {method.name}")
+                raise
         held.append(name)
     scene = make_scene(method, method.card.tasks[0], **options)
     return MethodReport(method.name, tuple(scene.terms()), tuple(held), exempt)

@@ -98,20 +98,22 @@ class Scene:
 
     def total(self, rows: Sequence[int] | None = None) -> Tensor:
         """Return the sum of the terms; a 0 without a graph where there is none."""
-        terms = list(self.terms(rows).values())
-        total = torch.zeros((), dtype=self.student.logits.dtype)
-        return torch.stack([t.to(torch.float64) for t in terms]).sum() if terms else total
+        return _sum(self.terms(rows), self.student.logits.dtype)
 
     def gradients(self) -> list[Tensor]:
         """Return the gradients of ``total`` at the student's logits and features."""
+        return self.differentiated()[1]
+
+    def differentiated(self) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Return the terms, and the gradients of their sum, from one evaluation."""
         watched = dataclasses.replace(self, student=self.student.watched())
-        total = watched.total()
-        leaves = watched.student.tensors
+        leaves, terms = watched.student.tensors, watched.terms()
+        total = _sum(terms, leaves[0].dtype)
         if not total.requires_grad:
-            return [torch.zeros_like(leaf) for leaf in leaves]
+            return terms, [torch.zeros_like(leaf) for leaf in leaves]
         found = torch.autograd.grad(total, leaves, allow_unused=True)
         pairs = zip(found, leaves, strict=True)
-        return [torch.zeros_like(leaf) if g is None else g for g, leaf in pairs]
+        return terms, [torch.zeros_like(leaf) if g is None else g for g, leaf in pairs]
 
     def cast(self, dtype: torch.dtype) -> Scene:
         """Return the scene in another precision; adapters are never below float32.
@@ -211,6 +213,7 @@ def make_scene(
         data = _bundle(originals, batch, task, num_outputs)
         with torch.no_grad():
             runtime = method.prepare(student, {name: teacher}, data, ctx).double()
+        teacher.close()
     ours = tap_shapes(student, runtime.student_taps(), originals[:1])
     theirs = tap_shapes(student if cohort else network, runtime.teacher_taps(), originals[:1])
 
@@ -271,6 +274,12 @@ def _renamed(speaker: Speaker, shapes: dict[str, tuple[int, ...]]) -> Speaker:
     features = dict(zip(names, speaker.features.values(), strict=True))
     pull = dict(zip(names, speaker.pull.values(), strict=True))
     return dataclasses.replace(speaker, features=features, pull=pull)
+
+
+def _sum(terms: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
+    if not terms:
+        return torch.zeros((), dtype=dtype)
+    return torch.stack([term.to(torch.float64) for term in terms.values()]).sum()
 
 
 def _collects(speaker: Speaker) -> bool:

@@ -1,0 +1,115 @@
+"""Small runs through the whole engine, on real digits, for the tests of methods."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.data import DataBundle, load_data
+from limbeck.engine.plan import Plan
+from limbeck.engine.running import Outcome, run_plan
+from limbeck.engine.settings import Checkpoints, Optimizer, Train
+from limbeck.methods import as_methods
+from limbeck.models import Cohort
+from limbeck.models.cnn import CNN
+from limbeck.teachers.live import LiveTeacher
+from limbeck.teachers.peers import PeersTeacher
+
+
+class WideCNN(CNN):
+    """The small CNN in float64, whatever the precision of its inputs."""
+
+    def __init__(self, *channels: int) -> None:
+        super().__init__(10, (1, 8, 8), channels=channels)
+        self.double()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs.double())
+
+
+def make_cnn(*channels: int) -> nn.Module:
+    return CNN(10, (1, 8, 8), channels=channels)
+
+
+@cache
+def digits(num_train: int = 64, **options: Any) -> DataBundle:
+    """Digits to train on, half of them without a label."""
+    return load_data("digits", num_train=num_train, label_fraction=0.5, **options)
+
+
+@cache
+def teacher_network(wide: bool = False) -> nn.Module:
+    """A fixed teacher, a little trained, so that it prefers some classes to others."""
+    torch.manual_seed(1)
+    network = WideCNN(8, 16) if wide else make_cnn(8, 16)
+    view = digits(512).splits["train"]
+    batch = view.fetch(torch.arange(len(view)))
+    inputs = digits(512).augment_eval(batch.inputs, batch.index)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
+    for _ in range(15):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(inputs), batch.targets).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    return network.eval().requires_grad_(False)
+
+
+def make_plan(
+    *methods: Any,
+    wide: bool = False,
+    data: DataBundle | None = None,
+    members: int = 2,
+    task_weight: float | None = None,
+    seed: int = 3,
+    **train: Any,
+) -> Plan:
+    """Return the plan of 8 steps with these methods; ``wide`` is all in float64."""
+    chosen = as_methods(list(methods))
+    cohort = any(method.card.students == "cohort" for method in chosen)
+    cnn = WideCNN if wide else make_cnn
+
+    def make_student() -> nn.Module:
+        if cohort:
+            return Cohort([cnn(4 + 2 * number, 8) for number in range(members)])
+        return cnn(4, 8)
+
+    needs = any(method.card.needs_teacher for method in chosen)
+    teacher = {"teacher": LiveTeacher(teacher_network(wide))} if needs else {}
+    settings = {
+        "epochs": 2,
+        "batch_size": 16,
+        "optimizer": Optimizer(lr=0.05),
+        "log_every": 1,
+        "deploy": "last",
+        **train,
+    }
+    return Plan(
+        name="method",
+        data=data or digits(),
+        make_student=make_student,
+        methods=chosen,
+        teachers={"peers": PeersTeacher()} if cohort else teacher,
+        task_weight=task_weight,
+        train=Train(**settings),
+        checkpoints=Checkpoints(keep=1),
+        seed=seed,
+    )
+
+
+def run(plan: Plan, folder: Path) -> Outcome:
+    return run_plan(plan, folder, quiet=True)
+
+
+def log_of(folder: Path, kind: str = "train") -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [record for line in lines if (record := json.loads(line))["kind"] == kind]
+
+
+def same_weights(first: nn.Module, second: nn.Module) -> bool:
+    a, b = first.state_dict(), second.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
