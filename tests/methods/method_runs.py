@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,15 +38,31 @@ def make_cnn(*channels: int) -> nn.Module:
     return CNN(10, (1, 8, 8), channels=channels)
 
 
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 @cache
-def digits(num_train: int = 64, **options: Any) -> DataBundle:
+def digits(num_train: int = 64) -> DataBundle:
     """Digits to train on, half of them without a label."""
-    return load_data("digits", num_train=num_train, label_fraction=0.5, **options)
+    with default_dtype(torch.float32):  # whoever asks first
+        return load_data("digits", num_train=num_train, label_fraction=0.5)
 
 
-@cache
 def teacher_network(wide: bool = False) -> nn.Module:
     """A fixed teacher, a little trained, so that it prefers some classes to others."""
+    with default_dtype(torch.float32):
+        return _teacher_network(wide)
+
+
+@cache
+def _teacher_network(wide: bool) -> nn.Module:
     torch.manual_seed(1)
     network = WideCNN(8, 16) if wide else make_cnn(8, 16)
     view = digits(512).splits["train"]

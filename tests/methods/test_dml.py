@@ -93,7 +93,7 @@ def test_one_network_alone_learns_from_the_labels_only():
 
 
 def test_a_cohort_of_one_is_told_so_before_anything_is_trained():
-    with pytest.raises(MethodError, match="dml: needs at least two students .* got 1"):
+    with pytest.raises(MethodError, match=r"dml: needs at least two students .* got 1"):
         assemble(make_plan("dml", members=1), World())
 
 

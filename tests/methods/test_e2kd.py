@@ -41,6 +41,7 @@ def maps_by_hand(network: Pooled, images: torch.Tensor, classes: list[int]) -> t
     """ReLU of sum_k A_k · W[class, k] / places, pixel by pixel."""
     with torch.no_grad():
         features = network.relu(network.last(torch.tanh(network.first(images))))
+    weight = network.head.weight.detach()
     count, channels, height, width = features.shape
     result = torch.zeros(count, height, width, dtype=torch.float64)
     for n in range(count):
@@ -48,7 +49,7 @@ def maps_by_hand(network: Pooled, images: torch.Tensor, classes: list[int]) -> t
             for j in range(width):
                 total = 0.0
                 for k in range(channels):
-                    slope = float(network.head.weight[classes[n], k]) / (height * width)
+                    slope = float(weight[classes[n], k]) / (height * width)
                     total += slope * float(features[n, k, i, j])
                 result[n, i, j] = max(total, 0.0)
     return result
@@ -93,8 +94,9 @@ def test_terms_against_loops():
     terms = at_work(E2KD(lam=2.0, tap="relu", temperature=5.0), student, teacher)
     top = teacher(IMAGES).argmax(1).tolist()
     maps = [maps_by_hand(network, IMAGES, top) for network in (student, teacher)]
+    terms = {name: value.detach() for name, value in terms.items()}
     assert float(terms["explanation"]) == pytest.approx(2 * cosine_loss_by_hand(*maps), rel=1e-9)
-    q, p = ((network(IMAGES) / 5).log_softmax(1) for network in (student, teacher))
+    q, p = ((network(IMAGES).detach() / 5).log_softmax(1) for network in (student, teacher))
     assert float(terms["kd"]) == pytest.approx(
         float(25 * (p.exp() * (p - q)).sum(1).mean()), rel=1e-9
     )
@@ -107,7 +109,7 @@ def test_the_teachers_class_is_explained_not_the_label_nor_the_students():
         student.head.bias.copy_(torch.tensor([0, 0, 50.0, 0, 0, 0]))  # the student says 2,
         teacher.head.weight.copy_(torch.rand(6, 5))
         teacher.head.bias.copy_(torch.tensor([0, 0, 0, 0, 50.0, 0]))  # the teacher 4, labels say 0
-    found = float(at_work(E2KD(tap="relu"), student, teacher)["explanation"])
+    found = float(at_work(E2KD(tap="relu"), student, teacher)["explanation"].detach())
     by_class = []
     for explained in range(6):
         maps = [maps_by_hand(net, IMAGES, [explained] * 4) for net in (student, teacher)]
@@ -150,18 +152,21 @@ def test_second_derivatives_are_right():
 def test_a_student_that_is_the_teacher_has_nothing_to_learn():
     network = Pooled()
     terms = at_work(E2KD(tap="relu", lam=10.0), copy.deepcopy(network), fixed(network))
-    assert {name: float(value) for name, value in terms.items()} == {"kd": 0.0, "explanation": 0.0}
+    assert {name: float(value.detach()) for name, value in terms.items()} == {
+        "kd": 0.0,
+        "explanation": 0.0,
+    }
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_explanation_term_is_in_0_1_and_blind_to_scale(seed):
     torch.manual_seed(seed)
     student, teacher = Pooled(), fixed(Pooled())
-    value = float(at_work(E2KD(tap="relu"), student, teacher)["explanation"])
+    value = float(at_work(E2KD(tap="relu"), student, teacher)["explanation"].detach())
     assert 0 <= value <= 1
     with torch.no_grad():
         student.head.weight *= 7.0  # scales every map of the student
-    scaled = float(at_work(E2KD(tap="relu"), student, teacher)["explanation"])
+    scaled = float(at_work(E2KD(tap="relu"), student, teacher)["explanation"].detach())
     assert scaled == pytest.approx(value, rel=1e-9)
     a, b = torch.randn(2, 3, 4, 5, dtype=torch.float64)
     assert 0 <= float(functional.explanation_loss(a, b)) <= 2

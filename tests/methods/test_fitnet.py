@@ -1,4 +1,4 @@
-"""FitNet: the hint loss by loops, the shapes of regressors, the two stages, and what is deployed."""
+"""FitNet: the hint loss by loops, the regressors' shapes, the two stages, and what is deployed."""
 
 import copy
 
@@ -48,10 +48,8 @@ def test_joint_loss_against_loops(normaliser):
     total = 0.0
     for number, name in enumerate(ours):
         regressed = by_hand(runtime.regressors[number], ours[name])
-        squares = [
-            (a - b) ** 2
-            for a, b in zip(regressed.flatten().tolist(), theirs[name].flatten().tolist())  # noqa: B905
-        ]
+        pairs = zip(regressed.flatten().tolist(), theirs[name].flatten().tolist(), strict=True)
+        squares = [(a - b) ** 2 for a, b in pairs]
         total += sum(squares) / (len(squares) if normaliser == "elementwise" else 2 * 2)
     assert float(value.detach()) == pytest.approx(total, rel=1e-10)
 
@@ -111,8 +109,8 @@ def test_auto_guides_the_middle_stage_with_the_published_weight():
 
 
 def test_the_teacher_of_a_hint_must_have_layers():
+    black_box = type("BlackBox", (LiveTeacher,), {"module": None})(cnn(2))
     with pytest.raises(TeacherError, match="has no layers"):
-        black_box = type("BlackBox", (LiveTeacher,), {"module": None})(cnn(2))
         FitNet().prepare(cnn(2), {"teacher": black_box}, None, Context())
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from method_runs import log_of, make_plan, run
+from method_runs import default_dtype, log_of, make_plan, run
 
 from limbeck.methods import all_methods
 
@@ -23,12 +23,8 @@ RUNS: dict[str, list[Any]] = {"kcd": ["kd", {"name": "kcd", "stage_epochs": 1, "
 
 
 def curve(name: str, folder: Path) -> list[dict[str, float]]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)  # adapters, too
-    try:
+    with default_dtype(torch.float64):  # adapters, too
         run(make_plan(*RUNS.get(name, [name]), wide=True, epochs=_epochs(name)), folder)
-    finally:
-        torch.set_default_dtype(before)
     dropped = ("kind", "epoch", "step", "lr")
     return [{k: v for k, v in r.items() if k not in dropped} for r in log_of(folder)]
 

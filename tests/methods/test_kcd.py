@@ -191,7 +191,8 @@ def test_eps_max_0_leaves_every_image_untouched():
 
 def test_tau_1_is_plain_kd_to_the_bit(tmp_path):
     options = {"data": digits(), "teacher": teacher_network(), "student": make_cnn(4, 8),
-               "epochs": 3, "batch_size": 16, "quiet": True}  # fmt: skip
+               "batch_size": 16, "quiet": True,
+               "train": {"deploy": "last", "epochs": 3}}  # fmt: skip
     plain = limbeck.distill(method=KD(), output=tmp_path / "kd", **options)
     same = limbeck.distill(
         method=KD() + KCD(tau=1.0, stage_epochs=1), output=tmp_path / "kcd", **options

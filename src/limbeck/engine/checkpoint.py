@@ -99,13 +99,21 @@ def load_latest(folder: Path) -> tuple[Snapshot, list[str]]:
             return load_checkpoint(path), notes
         except _Damaged as damage:
             notes.append(f"checkpoint {path.name} is damaged ({damage}); taking the one before")
-            path.rename(path.with_name(f".damaged-{path.name}"))
+            _put_away(path)
     detail = "; ".join(notes) or "none was written yet"
     raise CheckpointError(f"{folder}: no whole checkpoint to continue from: {detail}")
 
 
 class _Damaged(Exception):
     pass
+
+
+def _put_away(path: Path) -> None:
+    """Keep a damaged checkpoint for a look, under a name that is not read again."""
+    aside = path.with_name(f".damaged-{path.name}")
+    with storage_errors(aside):
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
 
 
 def load_checkpoint(path: Path) -> Snapshot:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from limbeck.errors import LimbeckError
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,28 @@ class World:
         dist.all_reduce(total)
         return total
 
-    def share(self, value: Any) -> Any:
-        """Return rank 0's plain value on every rank."""
+    def lead(self, work: Callable[[], Result]) -> Result:
+        """Let rank 0 do ``work``, and wait for it. Every rank must call it.
+
+        Returns:
+            rank 0's result, plain data, on every rank.
+
+        Raises:
+            LimbeckError: what rank 0 raised, on every rank, so that none waits for the others.
+        """
         if self.size == 1:
-            return value
-        box = [value]
+            return work()
+        box: list[Any] = [None, None]
+        if self.leads:
+            try:
+                box[0] = work()
+            except LimbeckError as error:
+                box[1] = error
         dist.broadcast_object_list(box, src=0)
-        return box[0]
+        if box[1] is not None:
+            raise box[1]
+        result: Result = box[0]
+        return result
 
     def align(self, module: nn.Module) -> None:
         """Copy rank 0's buffers (batch statistics) to every rank."""

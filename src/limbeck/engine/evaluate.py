@@ -118,23 +118,24 @@ def _multilabel(logits: Tensor, targets: Tensor) -> dict[str, float]:
         multilabel_f1_score,
     )
 
-    num_labels = logits.shape[1]
-    truth = targets.long()
+    num_labels, unknown = logits.shape[1], -1
+    truth = targets.nan_to_num(unknown).long()
+    found, options = logits.sigmoid(), {"ignore_index": unknown}
     return {
-        "map": float(multilabel_average_precision(logits.sigmoid(), truth, num_labels)),
-        "f1": float(multilabel_f1_score(logits.sigmoid(), truth, num_labels)),
+        "map": float(multilabel_average_precision(found, truth, num_labels, **options)),
+        "f1": float(multilabel_f1_score(found, truth, num_labels, **options)),
         "nll": float(functional.binary_cross_entropy(logits, targets)),
     }
 
 
 def _regression(outputs: Tensor, targets: Tensor) -> dict[str, float]:
-    targets = targets.reshape(outputs.shape)
-    residual = (outputs - targets).double()
-    spread = (targets.double() - targets.double().mean(dim=0)).pow(2).sum()
+    targets = targets.reshape(outputs.shape).double()
+    residual = outputs.double() - targets
+    spread = (targets - targets.nanmean(dim=0)).pow(2).nansum()
     return {
-        "mse": residual.pow(2).mean().item(),
-        "mae": residual.abs().mean().item(),
-        "r2": (1 - residual.pow(2).sum() / spread).item() if spread > 0 else 0.0,
+        "mse": residual.pow(2).nanmean().item(),
+        "mae": residual.abs().nanmean().item(),
+        "r2": (1 - residual.pow(2).nansum() / spread).item() if spread > 0 else 0.0,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -67,9 +68,7 @@ class Judge:
 
     def validate(self, student: nn.Module) -> Verdict:
         """Measure the student, or cohort, on validation."""
-        verdict = self._validate(student) if self._world.leads else None
-        shared: Verdict = self._world.share(verdict)
-        return shared
+        return self._world.lead(lambda: self._validate(student))
 
     def _validate(self, student: nn.Module) -> Verdict:
         higher = HIGHER_IS_BETTER[self.metric]
@@ -77,16 +76,16 @@ class Judge:
         teacher = self.reference("validation")
         task = self._plan.data.task
         each = [score(task, logits, answers.targets, teacher) for logits in answers.logits]
-        values = [metrics.get(self.metric) for metrics in each]
-        known = [value for value in values if value is not None]
-        if not known:
+        values = [metrics.get(self.metric, math.nan) for metrics in each]
+        known = [value for value in values if not math.isnan(value)]
+        if self.metric not in each[0]:
             if self._plan.train.select_by != "auto":
                 raise RecipeError(
                     f"train.select_by: validation gives no {self.metric!r} here "
                     f"(it gives: {', '.join(each[0])})"
                 )
             return Verdict(None, higher, 0, each[0])
-        best = values.index(max(known) if higher else min(known))
+        best = values.index(max(known) if higher else min(known)) if known else 0
         scores = dict(each[best])
         if len(each) > 1:
             for index, metrics in enumerate(each):
@@ -183,6 +182,6 @@ def cost_of(module: nn.Module, example: Any) -> dict[str, Any]:
     try:
         found["flops"] = count_flops(module, example)
         found["latency_ms"] = measure_latency(module, example)
-    except (RuntimeError, TypeError, ValueError):  # a module with a calling convention of its own
+    except Exception:  # whatever a stranger's module raises that has a calling convention of its own
         pass
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,7 +33,8 @@ class Best:
     Attributes:
         value: its metric; None before the first evaluation.
         epoch: which it was.
-        member: which member of a cohort it was.
+        member: which member of a cohort is deployed: the best one of that epoch, or of the last
+            evaluation where the last epoch is deployed.
         file: name of the file in ``best/`` that holds the student.
     """
 
@@ -42,7 +44,9 @@ class Best:
     file: str = ""
 
     def beaten_by(self, value: float, *, higher: bool) -> bool:
-        """Whether ``value`` is better; the earlier epoch keeps a tie."""
+        """Whether ``value`` is better; the earlier epoch keeps a tie, and NaN never wins."""
+        if math.isnan(value):
+            return False
         if self.value is None:
             return True
         return value > self.value if higher else value < self.value

@@ -40,4 +40,6 @@ class GracefulStop:
         trace: TracebackType | None,
     ) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            # None: a handler that was not set from Python, and cannot be set from it
+            if handler is not None:
+                signal.signal(number, handler)  # type: ignore[arg-type]
