@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,9 @@ from limbeck.engine.settings import Checkpoints, Optimizer, Schedule, Train
 from limbeck.errors import DataError, RecipeError, unknown
 from limbeck.methods import Method, MethodSum, as_methods, default_task_weight
 from limbeck.models import Cohort, build_model, load_model, model_spec
+from limbeck.recipe import describe_plan
+from limbeck.recipe.running import headlines
+from limbeck.recipe.telling import tell
 from limbeck.teachers import PeersTeacher, Teacher, as_teacher
 
 
@@ -134,7 +138,13 @@ def distill(
         recipe=_record(name, bundle, student, teacher, methods, task_weight, settings, seed),
     )
     folder = Path(output) if output is not None else _free_folder(name, seed)
-    return Run(run_plan(plan, folder, resume=resume, quiet=quiet))
+    silent = quiet or os.environ.get("RANK", "0") != "0"
+    for line in [] if silent else describe_plan(plan):
+        tell(line)
+    outcome = run_plan(plan, folder, resume=resume, quiet=quiet)
+    for line in [] if silent else headlines(outcome)[:-1]:  # the last is for the command line
+        tell(line)
+    return Run(outcome)
 
 
 def load_run(path: str | Path) -> Run:
@@ -239,6 +249,9 @@ def _as_one_teacher(
     if isinstance(teacher, str | Path):
         folder = Path(teacher)
         teacher = load_model(folder / "student" if (folder / "student").is_dir() else folder)
+    if isinstance(teacher, list | tuple):
+        members = [_as_one_teacher(one, f"{name}[{i}]", forward) for i, one in enumerate(teacher)]
+        return as_teacher(members, name)
     if isinstance(teacher, nn.Module) and forward is not None:
         from limbeck.teachers import LiveTeacher
 
@@ -271,9 +284,19 @@ def _train_from(values: dict[str, Any]) -> Train:
     for key in values:
         if key not in known:
             raise RecipeError("train: " + unknown("key", key, known))
-    for key, cls in (("optimizer", Optimizer), ("schedule", Schedule)):
-        if isinstance(values.get(key), Mapping):
-            values[key] = cls(**values[key])
+    parts: tuple[tuple[str, type[Any]], ...] = (("optimizer", Optimizer), ("schedule", Schedule))
+    for key, cls in parts:
+        value = values.get(key, cls())
+        given = {"name": value} if isinstance(value, str) else value
+        if isinstance(given, Mapping):
+            fields = [field.name for field in dataclasses.fields(cls)]
+            for inner in given:
+                if inner not in fields:
+                    raise RecipeError(f"train.{key}: " + unknown("key", str(inner), fields))
+            given = cls(**given)
+        if not isinstance(given, cls):
+            raise RecipeError(f"train.{key}: expected a mapping of settings, got {value!r}")
+        values[key] = given
     return Train(**values)
 
 

@@ -57,6 +57,9 @@ class NonFiniteError(LimbeckError, ArithmeticError):
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """Return the choice closest in spelling to ``name``, or None where none is near."""
     table = {choice.lower(): choice for choice in choices}
+    begun = [choice for choice in table if len(name) > 1 and choice.startswith(str(name).lower())]
+    if len(begun) == 1:
+        return table[begun[0]]
     found = difflib.get_close_matches(str(name).lower(), list(table), n=1, cutoff=0.5)
     return table[found[0]] if found else None
 
@@ -69,5 +72,5 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
     """
     choices = sorted(choices)
     guess = nearest(name, choices)
-    hint = f": did you mean {guess!r}?" if guess else ":"
+    hint = f": did you mean {guess!r}?" if guess else ""
     return f"unknown {kind} {name!r}{hint} (choices: {', '.join(choices) or 'none'})"

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,8 +34,8 @@ def storage_errors(path: Path | str, advice: str = "") -> Iterator[None]:
         raise
     except OSError as error:
         reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
-        tail = f" {advice}" if advice else ""
-        raise StorageError(f"cannot write {path}: {reason}.{tail}") from error
+        tail = f". {advice}" if advice else ""
+        raise StorageError(f"cannot write {path}: {reason}{tail}") from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -46,6 +47,18 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_place(folder: Path) -> None:
+    """Check that a folder can be made and written to, leaving nothing behind.
+
+    Raises:
+        StorageError: no permission, a file in the way, and the like.
+    """
+    place = folder.absolute()
+    exists = next(path for path in (place, *place.parents) if path.exists())
+    with storage_errors(folder), tempfile.TemporaryDirectory(prefix=".limbeck-", dir=exists):
+        pass
 
 
 @contextmanager

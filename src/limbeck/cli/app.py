@@ -43,11 +43,8 @@ def limbeck(
     [bold]First steps[/bold]
 
     limbeck demo                [dim]real data, two minutes, a report[/dim]
-
-    limbeck run recipe.yaml     [dim]train.epochs=5 method.temperature=2 …[/dim]
-
+    limbeck run recipe.yaml     [dim]train a student; key=value changes a setting[/dim]
     limbeck methods kd          [dim]paper, equation, defaults, needs[/dim]
-
     limbeck report runs/*       [dim]one page over several runs[/dim]
     """
 

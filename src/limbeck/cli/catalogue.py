@@ -110,7 +110,8 @@ def _facts(card: Card) -> Iterator[tuple[str, str]]:
         if card.paper.arxiv:
             yield "", f"https://arxiv.org/abs/{card.paper.arxiv}"
     yield "equation", card.equation
-    yield "knowledge", f"{', '.join(card.knowledge)}; carried by {card.transfer or 'its loss'}"
+    carried = "" if _selects_only(card) else f"; carried by {card.transfer or 'its loss'}"
+    yield "knowledge", f"{', '.join(card.knowledge)}{carried}"
     yield "where", ", ".join(card.location) or "–"
     yield "tasks", ", ".join(card.tasks)
     yield "needs", "; ".join(_needs(card)) or "nothing"
@@ -127,12 +128,17 @@ def _facts(card: Card) -> Iterator[tuple[str, str]]:
     yield "timing", card.timing
     yield (
         "cost",
-        f"{card.cost.teacher_forwards:g} teacher forwards and {card.cost.student_steps:g} student "
-        "steps a sample",
+        f"{_times(card.cost.teacher_forwards)} the teacher's forward pass and "
+        f"{_times(card.cost.student_steps)} a plain student's step",
     )
-    yield "faithful", card.faithful
+    yield "to the paper", card.faithful
     for contract, reason in card.exempt.items():
         yield "exempt", f"{contract}: {reason}"
+
+
+def _times(number: float) -> str:
+    """Return a factor as text: 0 of something is none of it."""
+    return f"{number:g} ×" if number else "none of"
 
 
 def _parameters(kind: type[Method]) -> Iterator[str]:

@@ -20,13 +20,13 @@ def demo(
 ) -> None:
     """Distil a small network on real handwritten digits, and write a report to look at.
 
-    A teacher learns from all labels; students see a few labels and many unlabelled scans, alone
-    and with the teacher. Two minutes on two cores; no network is needed.
+    A teacher learns from all labels; students see a few labels and many
+    unlabelled scans, alone and with the teacher. Two minutes on two cores; no
+    network is needed.
 
     [bold]Examples[/bold]
 
     limbeck demo
-
     limbeck demo --seeds 2 --output /tmp/first-look
     """
     from limbeck.demo import run_demo

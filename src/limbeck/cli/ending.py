@@ -85,6 +85,8 @@ def _theirs(error: LimbeckError) -> int:
 
 def _misused(error: Exception) -> int:
     message = _one_line(error.format_message())  # type: ignore[attr-defined]
+    if not message:  # no arguments at all: the help was printed, and nothing is wrong
+        return DONE
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "limbeck"
     _say(f"error: {message.rstrip('.')} (see: {path} --help)")

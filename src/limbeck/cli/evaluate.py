@@ -23,9 +23,7 @@ def evaluate(
     [bold]Examples[/bold]
 
     limbeck evaluate runs/kd-0
-
     limbeck evaluate runs/kd-0 --split validation --json
-
     limbeck evaluate runs/kd-0 data.root=/elsewhere/mnist
     """
     from limbeck.recipe.running import evaluate_run

@@ -17,7 +17,6 @@ def methods(
     [bold]Examples[/bold]
 
     limbeck methods
-
     limbeck methods kd
     """
     from rich.console import Console

@@ -27,10 +27,8 @@ def report(
     [bold]Examples[/bold]
 
     limbeck report runs/kd-0
-
     limbeck report runs/*
-
-    limbeck report runs/plain-* runs/kd-* --output comparison.html --title "KD on digits"
+    limbeck report runs/plain-* runs/kd-* -o both.html --title "KD or not"
     """
     from limbeck.reports import write_report
 

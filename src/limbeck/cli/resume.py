@@ -21,7 +21,6 @@ def resume(
     [bold]Examples[/bold]
 
     limbeck resume runs/kd-0
-
     limbeck resume runs/kd-0 --quiet
     """
     from limbeck.recipe.running import resume_run

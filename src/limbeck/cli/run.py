@@ -43,11 +43,8 @@ def run(
     [bold]Examples[/bold]
 
     limbeck run recipe.yaml
-
     limbeck run recipe.yaml train.epochs=5 method.temperature=2 seed=1
-
-    limbeck run recipe.yaml 'student={model: cnn, channels: [8, 16]}' --output runs/small
-
+    limbeck run recipe.yaml 'student.channels=[8, 16]' --output runs/small
     limbeck run recipe.yaml --dry-run
     """
     from limbeck.recipe.running import run_recipe

@@ -13,7 +13,6 @@ def schema() -> None:
     [bold]Examples[/bold]
 
     limbeck schema > recipe.schema.json
-
     limbeck schema | python -m json.tool | less
     """
     import json

@@ -40,7 +40,6 @@ class StudentVoice:
         forward: Forward | None = None,
         compile: bool = False,
     ) -> None:
-        self._cohort = bool(getattr(student, "is_cohort", False))
         self._voices = [
             TappedModel(member, wanted, forward=forward, compile=compile)
             for member, wanted in zip(members_of(student), taps, strict=True)
@@ -72,7 +71,7 @@ class StudentVoice:
             voice.close()
 
     def _join(self, said: list[Outputs]) -> Outputs:
-        if not self._cohort:
+        if len(said) == 1:  # also a cohort of one: features and all
             return said[0]
         mean = torch.stack([outputs.logits for outputs in said]).mean(dim=0)
         return Outputs(mean, members=tuple(said))

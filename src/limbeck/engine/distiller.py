@@ -7,16 +7,16 @@ Everything random in a step is a function of (seed, step, rank), and the order o
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from limbeck.data import batches, seed_everything_for_step, steps_per_epoch
 from limbeck.data.batch import Batch
+from limbeck.engine.asking import members_of
 from limbeck.engine.distributed import World, without_sync
 from limbeck.engine.keeping import Keeper
 from limbeck.engine.logbook import Console, Logbook
@@ -25,10 +25,10 @@ from limbeck.engine.optim import learning_rate, make_optimizer, set_learning_rat
 from limbeck.engine.plan import Plan
 from limbeck.engine.progress import Position, stage_at
 from limbeck.engine.run_folder import RunFolder
-from limbeck.engine.setup import Assembly, fit_runtimes, training_view
+from limbeck.engine.setup import SETUP_STEP, Assembly, fit_runtimes, training_view
 from limbeck.engine.signals import GracefulStop, Interrupted
-from limbeck.errors import NonFiniteError
-from limbeck.methods.base import Runtime, Stage
+from limbeck.errors import MethodError, NonFiniteError, unknown
+from limbeck.methods.base import Method, Runtime, Stage
 
 if TYPE_CHECKING:
     from limbeck.data import View
@@ -67,17 +67,19 @@ class Distiller:
         self.judge = judge
         self.position = Position()
         self.view: View = training_view(plan)
-        self.average = self._make_average()
+        self.average = parts.average
         self.logbook = Logbook(folder, world, plan.trackers)
         self.keeper = Keeper(self)
         self.rate = 0.0
         self._stage = -1
+        self._stop = GracefulStop()
         self._stopping = False
 
     # The run.
 
     def start(self) -> None:
         """Begin anew: methods fit what they fit on training data."""
+        self.logbook.begin(0)
         fit_runtimes(self.parts, self.plan.data)
 
     def fit(self) -> None:
@@ -88,11 +90,12 @@ class Distiller:
             NonFiniteError: a loss became NaN or infinite.
             StorageError: a checkpoint or the log could not be written.
         """
-        with GracefulStop() as stop:
+        with self._stop:
             while self.position.epoch < self.train.epochs:
                 self.enter_stage()
-                self._train_epoch(stop)
+                self._train_epoch()
                 self._end_epoch()
+            self._end_if_asked()  # while the last checkpoint was written
 
     def close(self) -> None:
         """Remove hooks and close files; the student is plain again."""
@@ -122,13 +125,11 @@ class Distiller:
 
     # An epoch.
 
-    def _train_epoch(self, stop: GracefulStop) -> None:
+    def _train_epoch(self) -> None:
         position, began = self.position, time.perf_counter()
-        self._tell_context(0.0)
-        if position.step_in_epoch == 0:
-            for runtime in self.parts.runtimes:
-                self.view = runtime.examples(self.view, self.parts.ctx)
         self.parts.module.train()
+        if position.step_in_epoch == 0:
+            self._choose_examples()
         total, first = self._steps_per_epoch(), position.step_in_epoch
         seen = position.samples
         for micro_batches in self._batches():
@@ -137,7 +138,7 @@ class Distiller:
             position.step_in_epoch += 1
             position.step += 1
             rate = (position.samples - seen) / (time.perf_counter() - began)
-            self._after_step(total, rate, stop)
+            self._after_step(total, rate)
         if position.step_in_epoch > first:
             seconds = time.perf_counter() - began
             self.logbook.write_timing(
@@ -148,7 +149,20 @@ class Distiller:
                 }
             )
 
-    def _after_step(self, total: int, rate: float, stop: GracefulStop) -> None:
+    def _choose_examples(self) -> None:
+        """Let the methods choose the samples of the epoch; the same on every rank."""
+        self._tell_context(0.0)
+        self._seed(SETUP_STEP - 1 - self.position.epoch, rank=0)
+        for runtime in self.parts.module.data_runtimes():
+            samples = self.view.samples
+            self.view = runtime.examples(self.view, self.parts.ctx)
+            if self.view.samples is not samples:
+                raise MethodError(
+                    f"method {runtime.method.name}: examples must return a view over the samples "
+                    "it was given (select, with_targets, with_overlay), not over a set of its own"
+                )
+
+    def _after_step(self, total: int, rate: float) -> None:
         position = self.position
         if position.step % self.train.log_every == 0:
             self._flush()
@@ -157,16 +171,16 @@ class Distiller:
         )
         every = self.plan.checkpoints.every_steps
         inside = position.step_in_epoch < total
-        stopping = self._anyone(stop.asked)
-        if inside and (stopping or (every is not None and position.step % every == 0)):
+        due = every is not None and position.step % every == 0
+        stopping = self._asked()
+        if inside and (stopping or due):
             self.keeper.save()
         if inside and stopping:
             raise Interrupted(str(self.folder.path))
-        self._stopping = stopping
 
     def _end_epoch(self) -> None:
         position, ctx = self.position, self.parts.ctx
-        for runtime in self.parts.runtimes:
+        for runtime in self.parts.module.each_runtime():
             runtime.synchronize(ctx)
             runtime.epoch_end(ctx)
         self.world.align(self.parts.student)
@@ -190,10 +204,19 @@ class Distiller:
         self.console.epoch(position.epoch, self.logbook.latest, self.judge.headline(scores))
         position.epoch += 1
         position.step_in_epoch = 0
-        if last or position.epoch % self.plan.checkpoints.every_epochs == 0 or self._stopping:
+        stopping = self._asked()
+        if last or stopping or self._checkpoint_due():
             self.keeper.save()
-        if self._stopping and not last:
+        if stopping:
             raise Interrupted(str(self.folder.path))
+
+    def _checkpoint_due(self) -> bool:
+        """Whether one is due at the end of an epoch."""
+        settings, position = self.plan.checkpoints, self.position
+        steps = settings.every_steps
+        return position.epoch % settings.every_epochs == 0 or (
+            steps is not None and position.step % steps == 0
+        )
 
     def _epoch_record(self) -> dict[str, object]:
         record: dict[str, object] = {
@@ -212,8 +235,7 @@ class Distiller:
     def _train_step(self, micro_batches: list[Batch], done: float, length: float) -> None:
         train, ctx, stage = self.train, self.parts.ctx, self.stage
         self._tell_context(done)
-        seed_everything_for_step(self.plan.seed, self.position.step, self.world.rank)
-        ctx.generator.manual_seed(torch.initial_seed())
+        self._seed(self.position.step, self.world.rank)
         self._set_rate(done, length)
         self.optimizer.zero_grad(set_to_none=True)
         for index, batch in enumerate(micro_batches):
@@ -221,8 +243,9 @@ class Distiller:
             with without_sync(self.wrapped, last=index + 1 == len(micro_batches)):
                 with self._autocast():
                     loss, terms = self.wrapped(batch, stage)
-                self.logbook.add({"loss": loss.detach() / self.world.size, **terms})
+                self.logbook.add(terms)
                 self._refuse_non_finite(loss, terms)
+                self._refuse_constant(loss)
                 loss.backward()
         self._shape_gradients(train.clip_norm)
         self.optimizer.step()
@@ -236,19 +259,18 @@ class Distiller:
         batch = batch.to(self.world.device)
         if self.train.channels_last and isinstance(batch.inputs, Tensor) and batch.inputs.ndim == 4:
             batch = batch.replace(inputs=batch.inputs.to(memory_format=torch.channels_last))
-        for runtime in self.parts.runtimes:
+        for runtime in self.parts.module.data_runtimes():
             batch = runtime.batch(batch, self.parts.ctx)
         return batch
 
     def _shape_gradients(self, clip_norm: float | None) -> None:
         """Add the deltas that methods ask for, then clip."""
-        asking = [r for r in self.parts.runtimes if type(r).gradients is not Runtime.gradients]
-        named = dict(self.parts.student.named_parameters()) if asking else {}
-        for runtime in asking:
-            for name, delta in runtime.gradients(self.parts.ctx).items():
-                grad = named[name].grad
-                scaled = runtime.method.weight * delta
-                named[name].grad = scaled if grad is None else grad + scaled
+        members = members_of(self.parts.student)
+        for runtime in self.parts.module.each_runtime():
+            asks = type(runtime).gradients is not Runtime.gradients
+            if asks and self.stage.counts(runtime.method.name):
+                deltas = runtime.gradients(self.parts.ctx)
+                _add_gradients(members[self.parts.ctx.member], deltas, runtime.method)
         if clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parts.module.parameters(), clip_norm)
 
@@ -275,13 +297,20 @@ class Distiller:
             return
         if bool(torch.isfinite(loss)):
             return
-        guilty = [name for name, value in terms.items() if not bool(torch.isfinite(value))]
+        guilty = [k for k, v in terms.items() if k != "loss" and not bool(torch.isfinite(v))]
         raise NonFiniteError(
             f"step {self.position.step} (epoch {self.position.epoch}): the loss is "
             f"{loss.item()}, from {', '.join(guilty) or 'the sum of the terms'}; last good "
             f"checkpoint: {self.keeper.last or 'none yet'}. A lower train.optimizer.lr or "
             "train.clip_norm often helps"
         )
+
+    def _refuse_constant(self, loss: Tensor) -> None:
+        if not loss.requires_grad:
+            raise MethodError(
+                f"stage {self.stage.name}: no term of the loss teaches the student anything; give "
+                "a method with knowledge terms, or a task weight above 0"
+            )
 
     # Small things.
 
@@ -327,14 +356,30 @@ class Distiller:
     def _flush(self) -> None:
         self.logbook.flush(epoch=self.position.epoch, step=self.position.step, lr=self.rate)
 
-    def _anyone(self, asked: bool) -> bool:
-        """Whether any rank was asked to stop, known to all."""
-        if self.world.size == 1:
-            return asked
-        return bool(self.world.sum(torch.tensor(float(asked), device=self.world.device)) > 0)
+    def _seed(self, number: int, rank: int) -> None:
+        """Seed all that is random by a number of its own: steps from 0 up, the rest below."""
+        seed_everything_for_step(self.plan.seed, number, rank)
+        self.parts.ctx.generator.manual_seed(torch.initial_seed())
 
-    def _make_average(self) -> AveragedModel | None:
-        if self.train.ema is None:
-            return None
-        average = get_ema_multi_avg_fn(self.train.ema)  # type: ignore[no-untyped-call]
-        return AveragedModel(self.parts.student, multi_avg_fn=average)
+    def _asked(self) -> bool:
+        """Whether any rank was asked to stop, known to all."""
+        asked = self._stopping or self._stop.asked
+        if self.world.size > 1:
+            told = torch.tensor(float(asked), device=self.world.device)
+            asked = bool(self.world.sum(told) > 0)
+        self._stopping = asked
+        return asked
+
+    def _end_if_asked(self) -> None:
+        if self._asked():
+            raise Interrupted(str(self.folder.path))
+
+
+def _add_gradients(member: nn.Module, deltas: Mapping[str, Tensor], method: Method) -> None:
+    """Add a method's deltas to the gradients of a student, scaled by its weight."""
+    named = dict(member.named_parameters())
+    for name, delta in deltas.items():
+        if name not in named:
+            raise MethodError(f"method {method.name}: " + unknown("parameter", name, named))
+        grad, scaled = named[name].grad, method.weight * delta.detach()
+        named[name].grad = scaled if grad is None else grad + scaled

@@ -74,6 +74,10 @@ class World:
         result: Result = box[0]
         return result
 
+    def share(self, value: Any) -> Any:
+        """Return rank 0's plain value on every rank."""
+        return self.lead(lambda: value)
+
     def align(self, module: nn.Module) -> None:
         """Copy rank 0's buffers (batch statistics) to every rank."""
         if self.size > 1:

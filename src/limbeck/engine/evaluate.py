@@ -120,10 +120,10 @@ def _multilabel(logits: Tensor, targets: Tensor) -> dict[str, float]:
 
     num_labels, unknown = logits.shape[1], -1
     truth = targets.nan_to_num(unknown).long()
-    found, options = logits.sigmoid(), {"ignore_index": unknown}
+    found = logits.sigmoid()
     return {
-        "map": float(multilabel_average_precision(found, truth, num_labels, **options)),
-        "f1": float(multilabel_f1_score(found, truth, num_labels, **options)),
+        "map": float(multilabel_average_precision(found, truth, num_labels, ignore_index=unknown)),
+        "f1": float(multilabel_f1_score(found, truth, num_labels, ignore_index=unknown)),
         "nll": float(functional.binary_cross_entropy(logits, targets)),
     }
 

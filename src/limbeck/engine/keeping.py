@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -27,7 +29,7 @@ from limbeck.engine.checkpoint import (
 from limbeck.engine.environment import differences, environment
 from limbeck.engine.measuring import Verdict
 from limbeck.engine.progress import Best, Position
-from limbeck.errors import CheckpointError
+from limbeck.errors import CheckpointError, NonFiniteError
 from limbeck.files import write_bytes
 
 if TYPE_CHECKING:
@@ -56,9 +58,14 @@ class Keeper:
         if verdict.value is not None and self.best.beaten_by(verdict.value, higher=verdict.higher):
             name = f"epoch-{position.epoch:05d}.safetensors"
             self.best = Best(verdict.value, position.epoch, verdict.member, name)
-            if self._run.world.leads and self._run.train.deploy != "last":
-                write_bytes(self._best_folder / name, save(_own(self._run.deployable)))
+            if self._run.train.deploy != "last":
+                self._run.world.lead(lambda: self._write_best(name))
+        if self._run.train.deploy == "last":
+            self.best = dataclasses.replace(self.best, member=verdict.member)
         return dict(verdict.scores)
+
+    def _write_best(self, name: str) -> None:
+        write_bytes(self._best_folder / name, save(_own(self._run.deployable)))
 
     def restore_best(self) -> None:
         """Give the deployable student the weights of its best epoch."""
@@ -67,20 +74,39 @@ class Keeper:
         path = self._best_folder / self.best.file
         try:
             self._run.deployable.load_state_dict(load_file(path))
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(f"{path}: the best student cannot be read ({error})") from error
 
     # Checkpoints.
 
     def save(self) -> None:
-        """Write a checkpoint of the present position. Every rank must call it."""
+        """Write a checkpoint of the present position. Every rank must call it.
+
+        Raises:
+            NonFiniteError: weights became NaN or infinite; no checkpoint is made of them.
+            StorageError: it cannot be written.
+        """
         run = self._run
-        for runtime in run.parts.runtimes:
+        self._refuse_non_finite()
+        for runtime in run.parts.module.each_runtime():
             runtime.synchronize(run.parts.ctx)
         run.world.align(run.parts.student)
-        log_tensors, log_state = run.logbook.state()
-        if not run.world.leads:
-            return
+        log = run.logbook.state()
+        run.world.lead(lambda: self._write(*log))
+
+    def _refuse_non_finite(self) -> None:
+        """Weights are the same on all ranks, so all ranks raise."""
+        run = self._run
+        for name, parameter in run.parts.module.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                raise NonFiniteError(
+                    f"step {run.position.step} (epoch {run.position.epoch}): {name} became NaN or "
+                    f"infinite; last good checkpoint: {self.last or 'none yet'}. A lower "
+                    "train.optimizer.lr or train.clip_norm often helps"
+                )
+
+    def _write(self, log_tensors: Mapping[str, Tensor], log_state: Mapping[str, Any]) -> None:
+        run = self._run
         optimizer_tensors, optimizer_state = pack_optimizer(run.optimizer)
         tensors = {
             **self._module_tensors(),
@@ -90,6 +116,7 @@ class Keeper:
         }
         state = {
             "position": dataclasses.asdict(run.position),
+            "seed": run.plan.seed,
             "best": dataclasses.asdict(self.best),
             "optimizer": optimizer_state,
             "log": log_state,
@@ -109,12 +136,7 @@ class Keeper:
             lines worth telling: damaged checkpoints, and what differs of the machine.
         """
         run = self._run
-        if run.world.leads:
-            sweep(self._folder)
-            snapshot, notes = load_latest(self._folder)
-        run.world.barrier()
-        if not run.world.leads:
-            snapshot, notes = load_latest(self._folder)
+        snapshot, notes = self._read()
         state, tensors = snapshot.state, snapshot.tensors
         run.position = Position(**state["position"])
         self.best = Best(**state["best"])
@@ -123,6 +145,7 @@ class Keeper:
         self._load_modules(tensors)
         run.view = View.from_state_dict(run.view.samples, unpack("view", tensors))
         run.logbook.restore(unpack("log", tensors), state["log"])
+        run.logbook.begin(run.position.step)
         if run.position.epoch < run.train.epochs:
             run.enter_stage()
             self._load_optimizer(tensors, state)
@@ -135,6 +158,24 @@ class Keeper:
                 + "; ".join(changed)
             )
         return notes
+
+    def _read(self) -> tuple[Snapshot, list[str]]:
+        """Read the newest whole checkpoint: rank 0 first, which puts damaged ones away."""
+        found: list[tuple[Snapshot, list[str]]] = []
+
+        def look() -> None:
+            sweep(self._folder)
+            found.append(load_latest(self._folder))
+
+        self._run.world.lead(look)
+        snapshot, notes = found[0] if found else load_latest(self._folder)
+        seed = snapshot.state["seed"]
+        if seed != self._run.plan.seed:
+            raise CheckpointError(
+                f"{self._folder}: the run was begun with seed {seed}, expected "
+                f"{self._run.plan.seed}; go on with its own recipe"
+            )
+        return snapshot, notes
 
     def _load_optimizer(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Restore the optimiser, unless a new stage begins with a fresh one."""

@@ -4,81 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from limbeck.engine.distributed import World
 from limbeck.engine.run_folder import Log, RunFolder
-from limbeck.errors import RecipeError, unknown
-
-TRACKERS = ("tensorboard", "wandb")
-
-
-class Tracker(Protocol):
-    """Anything that takes scalars by name and step."""
-
-    def add(self, scalars: Mapping[str, float], step: int) -> None:
-        """Record scalars."""
-        ...
-
-    def close(self) -> None:
-        """Flush and close."""
-        ...
-
-
-class TensorBoard:
-    """Scalars as TensorBoard events in the run's folder."""
-
-    def __init__(self, folder: RunFolder, step: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise RecipeError(
-                "trackers: 'tensorboard' is not installed; pip install tensorboard"
-            ) from error
-        self._writer = SummaryWriter(str(folder.path / "tensorboard"), purge_step=step or None)
-
-    def add(self, scalars: Mapping[str, float], step: int) -> None:
-        """Record scalars."""
-        for name, value in scalars.items():
-            self._writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        """Flush and close."""
-        self._writer.close()
-
-
-class WandB:
-    """Scalars to Weights & Biases, under the run's name."""
-
-    def __init__(self, folder: RunFolder, step: int) -> None:
-        try:
-            import wandb
-        except ImportError as error:
-            raise RecipeError("trackers: 'wandb' is not installed; pip install wandb") from error
-        name = folder.path.name
-        self._run = wandb.init(dir=str(folder.path), name=name, id=name, resume="allow")
-
-    def add(self, scalars: Mapping[str, float], step: int) -> None:
-        """Record scalars."""
-        self._run.log(dict(scalars), step=step)
-
-    def close(self) -> None:
-        """Flush and close."""
-        self._run.finish()
-
-
-def make_trackers(names: Iterable[str], folder: RunFolder, step: int) -> list[Tracker]:
-    """Open trackers by name; RecipeError for an unknown or missing one."""
-    table: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": WandB}
-    made: list[Tracker] = []
-    for name in names:
-        if name not in table:
-            raise RecipeError("trackers: " + unknown("tracker", name, table))
-        made.append(table[name](folder, step))  # type: ignore[call-arg]
-    return made
+from limbeck.engine.trackers import Tracker, make_trackers
 
 
 class Logbook:
@@ -87,20 +20,23 @@ class Logbook:
     Args:
         folder: the run's folder.
         world: only rank 0 writes.
-        trackers: names of trackers to feed too.
-        step: where the run stands, for trackers.
+        trackers: names of trackers to feed too, once :meth:`begin` was called.
     """
 
-    def __init__(
-        self, folder: RunFolder, world: World, trackers: Iterable[str] = (), step: int = 0
-    ) -> None:
+    def __init__(self, folder: RunFolder, world: World, trackers: Iterable[str] = ()) -> None:
         self._world = world
+        self._folder = folder
+        self._wanted = tuple(trackers) if world.leads else ()
         self._log = Log(folder.metrics) if world.leads else None
         self._timing = Log(folder.timing) if world.leads else None
-        self._trackers = make_trackers(trackers, folder, step) if world.leads else []
+        self._trackers: list[Tracker] = []
         self._sums: dict[str, Tensor] = {}
         self._count = 0
         self.latest: dict[str, float] = {}
+
+    def begin(self, step: int) -> None:
+        """Open the trackers; what an earlier process told them of later steps is dropped."""
+        self._trackers = make_trackers(self._wanted, self._folder, step)
 
     def add(self, terms: Mapping[str, Tensor]) -> None:
         """Add one micro-batch's share of the terms of a step."""
@@ -132,6 +68,7 @@ class Logbook:
             return
         self._log.write(record)
         prefix = record["split"] if record["kind"] == "eval" else record["kind"]
+        prefix = f"final/{prefix}" if record.get("final") else prefix
         scalars = {
             f"{prefix}/{key}": value
             for key, value in record.items()

@@ -182,6 +182,6 @@ def cost_of(module: nn.Module, example: Any) -> dict[str, Any]:
     try:
         found["flops"] = count_flops(module, example)
         found["latency_ms"] = measure_latency(module, example)
-    except Exception:  # whatever a stranger's module raises that has a calling convention of its own
+    except Exception:  # whatever a module raises that is not called as module(inputs)
         pass
     return found

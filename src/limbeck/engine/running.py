@@ -26,6 +26,7 @@ from limbeck.engine.signals import Interrupted
 from limbeck.errors import CheckpointError, LimbeckError
 from limbeck.files import write_bytes, write_json
 from limbeck.models import save_model
+from limbeck.models.cohort import CohortMean, cohort_mean_spec
 
 
 @dataclass(frozen=True)
@@ -84,18 +85,16 @@ def _run_in(world: World, plan: Plan, folder: RunFolder, resume: bool, quiet: bo
     if resume:
         RunFolder.open(folder.path)
     else:
-        folder.refuse_to_overwrite()
+        world.lead(folder.refuse_to_overwrite)
     try:
         parts = assemble(plan, world)
         judge = Judge(plan, parts, world)
+        if not resume:
+            world.lead(lambda: _create(folder, plan, world))
     except BaseException:  # what does not fit leaves no folder behind, and no hook
         for teacher in plan.teachers.values():
             teacher.close()
         raise
-    if world.leads and not resume:
-        folder.create(plan.recipe, plan.name)
-        write_json(folder.path / "environment.json", environment(world.size, world.device.type))
-    world.barrier()
     console = Console(plan.train.epochs, quiet=quiet or not world.leads, label=plan.name)
     run: Distiller | None = None
     try:
@@ -120,6 +119,11 @@ def _run_in(world: World, plan: Plan, folder: RunFolder, resume: bool, quiet: bo
             run.close()
 
 
+def _create(folder: RunFolder, plan: Plan, world: World) -> None:
+    folder.create(plan.recipe, plan.name)
+    write_json(folder.path / "environment.json", environment(world.size, world.device.type))
+
+
 def _went_on(run: Distiller) -> bool:
     """Continue from a checkpoint; False where the run stopped before its first one."""
     try:
@@ -131,10 +135,9 @@ def _went_on(run: Distiller) -> bool:
         return False
     for note in notes:
         run.console.say(note)
-    position = run.position
-    run.console.say(
-        f"resumed at epoch {position.epoch + 1}/{run.train.epochs}, step {position.step}"
-    )
+    position, epochs = run.position, run.train.epochs
+    epoch = min(position.epoch + 1, epochs)
+    run.console.say(f"resumed at epoch {epoch}/{epochs}, step {position.step}")
     return True
 
 
@@ -156,30 +159,45 @@ def _finish(run: Distiller) -> Outcome:
     """Deploy the student, measure it once on test, and write the summary."""
     run.keeper.restore_best()
     student = _deploy(run)
-    summary: dict[str, Any] = {}
-    if run.world.leads:
-        began = time.perf_counter()
-        summary = _summarise(run, student)
-        run.logbook.write_timing({"final_seconds": time.perf_counter() - began})
-        run.folder.write_summary(summary)
-    run.world.barrier()
-    return Outcome(run.folder, student, run.world.share(summary))
+    return Outcome(run.folder, student, run.world.lead(lambda: _conclude(run, student)))
+
+
+def _conclude(run: Distiller, student: nn.Module) -> dict[str, Any]:
+    began = time.perf_counter()
+    summary = _summarise(run, student)
+    run.logbook.write_timing({"final_seconds": time.perf_counter() - began})
+    run.folder.write_summary(summary)
+    return summary
 
 
 def _deploy(run: Distiller) -> nn.Module:
-    """Return the plain student: the chosen member, without hooks or helpers, in eval mode."""
+    """Return the plain student, or of a cohort the chosen member or the mean of all.
+
+    In eval mode, without hooks, and without what served training only.
+    """
     run.parts.voice.close()
-    student = run.deployable
-    member = run.keeper.best.member
-    for index, single in enumerate(members_of(student)):
+    members = members_of(run.deployable)
+    for index, member in enumerate(members):
         for runtime in run.parts.module.member_runtimes(index):
-            if run.parts.ctx.num_members == 1:
-                single = runtime.deploy(single)
-        if run.parts.ctx.num_members == 1:
-            student = single
-    if run.parts.ctx.num_members > 1 and member >= 0:
-        student = members_of(student)[member]
-    return student.eval()
+            member = runtime.deploy(member)
+        members[index] = member
+    if len(members) == 1:
+        return members[0].eval()
+    if run.plan.cohort == "ensemble":
+        return CohortMean(members).eval()
+    return members[run.keeper.best.member].eval()
+
+
+def _deployed_spec(plan: Plan, member: int) -> Mapping[str, Any] | None:
+    """Return how to rebuild what is deployed; None where it is not known."""
+    if any(method.card.deploys == "grown" for method in plan.methods):
+        return None
+    if not isinstance(plan.student_spec, list | tuple):
+        return plan.student_spec
+    if plan.cohort == "ensemble" and len(plan.student_spec) > 1:
+        return cohort_mean_spec(plan.student_spec)
+    spec: Mapping[str, Any] | None = plan.student_spec[member]
+    return spec
 
 
 def _summarise(run: Distiller, student: nn.Module) -> dict[str, Any]:
@@ -199,9 +217,7 @@ def _summarise(run: Distiller, student: nn.Module) -> dict[str, Any]:
     if predictions:
         contiguous = {name: value.contiguous() for name, value in predictions.items()}
         write_bytes(run.folder.predictions, save(contiguous))
-    spec = plan.student_spec
-    if isinstance(spec, list | tuple):
-        spec = spec[best.member] if best.member >= 0 else None
+    spec = _deployed_spec(plan, best.member)
     stats = plan.data.normalization
     extra = {
         "class_names": list(plan.data.class_names),
@@ -217,7 +233,7 @@ def _summarise(run: Distiller, student: nn.Module) -> dict[str, Any]:
         "status": "done",
         "deployed": plan.train.deploy,
         "best_epoch": best.epoch,
-        "best_member": best.member,
+        "best_member": -1 if plan.cohort == "ensemble" else best.member,
         "metrics": metrics,
         "student": {"model": model, **cost_of(student, example)},
         "teachers": run.judge.teacher_summary(example),

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from limbeck.data import seed_everything_for_step
-from limbeck.data.batch import Batch
+from limbeck.data.batch import Batch, first_tensor
 from limbeck.engine.asking import StudentVoice, members_of
 from limbeck.engine.distributed import World
 from limbeck.engine.plan import Plan
 from limbeck.engine.step import StepModule, pick_teacher
-from limbeck.errors import MethodError, RecipeError
+from limbeck.engine.trackers import check_trackers
+from limbeck.errors import LimbeckError, MethodError, RecipeError
 from limbeck.methods.base import Method, Runtime, Stage
 from limbeck.methods.compose import default_task_weight
 from limbeck.methods.context import Context
@@ -41,6 +43,7 @@ class Assembly:
         ctx: the context that seams see.
         stages: phases of training in order, their epochs filled in.
         task_weight: weight of the task term.
+        average: the student's moving average, where there is one.
     """
 
     student: nn.Module
@@ -50,6 +53,7 @@ class Assembly:
     ctx: Context
     stages: tuple[Stage, ...]
     task_weight: float
+    average: AveragedModel | None = None
 
     @property
     def runtimes(self) -> list[Runtime]:
@@ -70,6 +74,7 @@ def assemble(plan: Plan, world: World) -> Assembly:
         LimbeckError: what does not fit, in one line, before anything is trained.
     """
     check_methods(plan)
+    check_trackers(plan.trackers)
     seed_everything_for_step(plan.seed, SETUP_STEP, 0)
     student = plan.make_student().to(world.device)
     if plan.train.channels_last:
@@ -85,14 +90,19 @@ def assemble(plan: Plan, world: World) -> Assembly:
         device=world.device,
         sum=world.sum,
     )
+    ctx.generator.manual_seed(torch.initial_seed())
     for name, teacher in plan.teachers.items():
         teacher.name = name
         teacher.bind(plan.data, world.device)
     check_student(student, plan, world)
     runtimes = _prepare(plan, student, ctx)
-    student = _changed_student(student, runtimes)
+    changed = _changed_student(student, runtimes).to(world.device)
+    if changed is not student:
+        check_student(changed, plan, world)
+    student = changed
     for teacher in plan.teachers.values():
         teacher.meet(student)
+    average = make_average(student, plan.train.ema)  # a copy, made before there are hooks
     graph = _announce_taps(plan, runtimes)
     taps = [[tap for runtime in group for tap in runtime.student_taps()] for group in runtimes]
     voice = StudentVoice(student, taps, forward=plan.forward, compile=plan.train.compile)
@@ -108,7 +118,15 @@ def assemble(plan: Plan, world: World) -> Assembly:
         with_graph=graph,
     ).to(world.device)
     stages = plan_stages(plan, [runtime for group in runtimes[:1] for runtime in group])
-    return Assembly(student, module, voice, plan.teachers, ctx, stages, weight)
+    return Assembly(student, module, voice, plan.teachers, ctx, stages, weight, average)
+
+
+def make_average(student: nn.Module, decay: float | None) -> AveragedModel | None:
+    """Return the exponential moving average of a student; None without a decay."""
+    if decay is None:
+        return None
+    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(student, multi_avg_fn=average)
 
 
 def example_batch(plan: Plan, device: torch.device, size: int = 2) -> Batch:
@@ -159,7 +177,13 @@ def _check_teacher(method: Method, plan: Plan) -> None:
 
 
 def check_student(student: nn.Module, plan: Plan, world: World) -> None:
-    """Run the student once on two samples: the number of outputs must be that of the data."""
+    """Run the student once on two samples: it must read them, and give as many outputs as wanted.
+
+    Raises:
+        RecipeError: it cannot be run, has other outputs, or nothing that could be trained.
+    """
+    if not any(parameter.requires_grad for parameter in student.parameters()):
+        raise RecipeError("student: has no trainable parameters (requires_grad is False on all)")
     example = example_batch(plan, world.device)
     modes = [(part, part.training) for part in student.modules()]
     student.eval()
@@ -167,6 +191,14 @@ def check_student(student: nn.Module, plan: Plan, world: World) -> None:
     try:
         with torch.no_grad():
             shapes = [tuple(logits.shape) for logits in voice.logits(example)]
+    except LimbeckError:
+        raise
+    except Exception as error:  # whatever a stranger's forward raises
+        reason = str(error).strip().split("\n")[0]
+        raise RecipeError(
+            f"student: cannot read inputs of shape {list(first_tensor(example.inputs).shape)} "
+            f"({first_tensor(example.inputs).dtype}): {reason}"
+        ) from error
     finally:
         voice.close()
         for part, mode in modes:
@@ -181,26 +213,36 @@ def check_student(student: nn.Module, plan: Plan, world: World) -> None:
 
 
 def _prepare(plan: Plan, student: nn.Module, ctx: Context) -> list[list[Runtime]]:
-    """Let every method build its runtime for every member, able to ask models meanwhile."""
+    """Let every method build its runtime for every member, able to ask models meanwhile.
+
+    Methods to the right of one that changes the student are given the changed one.
+    """
     example = example_batch(plan, ctx.device)
     groups: list[list[Runtime]] = []
     for index, member in enumerate(members_of(student)):
-        ctx.member = index
-        voice = StudentVoice(member, [()], forward=plan.forward)
-        ctx.student = voice.ask
-        ctx.example = example
-        modes = [(part, part.training) for part in member.modules()]
-        member.eval()
-        try:
-            with torch.no_grad():
-                groups.append(
-                    [m.prepare(member, plan.teachers, plan.data, ctx) for m in plan.methods]
-                )
-        finally:
-            voice.close()
-            for part, mode in modes:
-                part.training = mode
+        ctx.member, ctx.example = index, example
+        group: list[Runtime] = []
+        for method in plan.methods:
+            group.append(_prepare_one(method, member, plan, ctx))
+            member = group[-1].student or member
+        groups.append(group)
+    ctx.example = None
     return groups
+
+
+def _prepare_one(method: Method, member: nn.Module, plan: Plan, ctx: Context) -> Runtime:
+    """Let one method build its runtime, the student in eval mode and without gradients."""
+    voice = StudentVoice(member, [()], forward=plan.forward)
+    ctx.student = voice.ask
+    modes = [(part, part.training) for part in member.modules()]
+    member.eval()
+    try:
+        with torch.no_grad():
+            return method.prepare(member, plan.teachers, plan.data, ctx)
+    finally:
+        voice.close()
+        for part, mode in modes:
+            part.training = mode
 
 
 def _changed_student(student: nn.Module, groups: Sequence[Sequence[Runtime]]) -> nn.Module:
@@ -271,5 +313,5 @@ def training_view(plan: Plan) -> View:
 
 def fit_runtimes(assembly: Assembly, data: DataBundle) -> None:
     """Let every runtime fit on training data, under the set-up seed."""
-    for runtime in assembly.runtimes:
+    for runtime in assembly.module.each_runtime():
         runtime.fit(data, assembly.ctx)

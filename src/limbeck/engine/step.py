@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,14 +29,16 @@ def task_loss(kind: str, logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def pick_teacher(teachers: Mapping[str, Teacher], name: str | None) -> str:
-    """Return the name of the teacher meant; None means the only one.
+    """Return the name of the teacher meant; None means the only one that is not the peers.
 
     Raises:
         TeacherError: there is none, there are several and none was named, or the name is unknown.
     """
-    if name is None and len(teachers) == 1:
-        return next(iter(teachers))
     if name is None:
+        fixed = [one for one in teachers if not isinstance(teachers[one], PeersTeacher)]
+        candidates = fixed or list(teachers)
+        if len(candidates) == 1:
+            return candidates[0]
         names = ", ".join(teachers) or "none"
         raise TeacherError(f"method.teacher: say which of the teachers is meant ({names})")
     if name not in teachers:
@@ -79,7 +81,9 @@ class Voices:
         """Ask a teacher on purpose (``ctx.teacher``); a pass already made is not repeated."""
         name = pick_teacher(self._teachers, name)
         if batch is self._batch and require_grad and name in self._with_graph:
-            return self._ask_once(name)
+            heard = self._ask_once(name)
+            if set(taps) <= set(heard.features):
+                return heard
         return self._teachers[name].ask(batch, taps=taps, require_grad=require_grad)
 
     def _ask_once(self, name: str) -> Outputs:
@@ -128,21 +132,55 @@ class StepModule(nn.Module):
         self._ctx = ctx
         self._task_weight = task_weight
         self._with_graph = with_graph
+        names = [runtime.method.name for runtime in self._groups[0]]
+        self._twice = {name for name in names if names.count(name) > 1}
+        self.face(0)
+
+    def face(self, member: int) -> None:
+        """Let ``ctx`` speak of a member of the cohort; both models can be asked."""
+        self._ctx.member = member
+        self._ctx.student = _MemberAsk(self._voice, member)
+        self._ctx.teacher = self._ask_teacher
+
+    def each_runtime(self) -> Iterator[Runtime]:
+        """Yield every runtime, with ``ctx`` facing the member that it serves."""
+        for member, group in enumerate(self._groups):
+            self.face(member)
+            yield from group
+
+    def data_runtimes(self) -> Iterator[Runtime]:
+        """Yield the runtimes that may change samples and batches: of a cohort, the first's."""
+        self.face(0)
+        yield from self._groups[0]
+
+    def _ask_teacher(
+        self,
+        batch: Any,
+        name: str | None = None,
+        *,
+        taps: Sequence[str] = (),
+        require_grad: bool = False,
+    ) -> Outputs:
+        name = pick_teacher(self._teachers, name)
+        return self._teachers[name].ask(batch, taps=taps, require_grad=require_grad)
 
     def member_runtimes(self, member: int) -> list[Runtime]:
         """Return the runtimes that serve one member of the cohort."""
         return self._groups[member]
 
     def forward(self, batch: Batch, stage: Stage) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the scaled loss and the unweighted terms, detached, for the log."""
+        """Return the scaled loss; and for the log, detached, loss and unweighted terms a member."""
         student = self._voice(batch)
         voices = Voices(self._teachers, batch, student, self._with_graph)
-        self._ctx.teacher = voices.again
         members = student.members if self._ctx.num_members > 1 else (student,)
         total = torch.zeros((), device=student.logits.device)
         log: dict[str, Tensor] = {}
         for index, member in enumerate(members):
+            self.face(index)
+            self._ctx.teacher = voices.again
             total = total + self._member_loss(index, member, voices, batch, stage, log)
+        self.face(0)  # lets go of the batch
+        _add(log, "loss", total)
         scale = self._ctx.world_size
         return total * scale, {name: value / len(members) for name, value in log.items()}
 
@@ -156,8 +194,6 @@ class StepModule(nn.Module):
         log: dict[str, Tensor],
     ) -> Tensor:
         ctx = self._ctx
-        ctx.member = index
-        ctx.student = _MemberAsk(self._voice, index)
         runtimes = self.member_runtimes(index)
         total = student.logits.new_zeros((), dtype=torch.float32)
         if stage.task and self._task_weight > 0 and batch.targets is not None:
@@ -171,7 +207,8 @@ class StepModule(nn.Module):
             heard = voices.ordinary(method.teacher, index) if method.card.needs_teacher else student
             for name, value in runtime.losses(student, heard, batch, ctx).items():
                 total = total + method.weight * batch.share * value
-                _add(log, name, batch.share * value)
+                label = f"{name}@{method.teacher}" if method.name in self._twice else name
+                _add(log, label, batch.share * value)
         return total
 
     def _task(self, student: Outputs, batch: Batch, runtimes: Sequence[Runtime]) -> Tensor:

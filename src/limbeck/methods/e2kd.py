@@ -23,6 +23,8 @@ from limbeck.taps.outputs import Outputs
 class E2KD(Method):
     r"""Parchami-Araghi, Böhle, Rao and Schiele (2024), with GradCAM as the explanation.
 
+    The paper's explanations of B-cos networks, and those computed once and stored, are left out.
+
     .. math:: \tau^2 \mathrm{KL}(p_T \| p_S) + \lambda \, (1 - \cos(E(T, x, y_T), E(S, x, y_T)))
 
     :math:`y_T` is the teacher's top class, right or wrong; both maps explain it. The student's map
@@ -33,7 +35,7 @@ class E2KD(Method):
         weight: weight of both terms (1).
         lam: λ, weight of the explanation term inside; 0 is plain KD to the bit.
         temperature: τ of the KD term, above 0.
-        tap: the layer whose features GradCAM weighs, in the student.
+        tap: the one layer whose features GradCAM weighs, in the student.
         teacher_tap: the same in the teacher; None: the student's ``tap``.
         every: apply the explanation term in every k-th step only; saves the second-order work.
     """
@@ -55,6 +57,7 @@ class E2KD(Method):
             arxiv="2402.03119",
         ),
         equation="τ² KL(p_T ‖ p_S) + λ (1 - cos(GradCAM_T, GradCAM_S))",
+        faithful="faithful in part",
         knowledge=("response", "explanation"),
         location=("output", "intermediate"),
         transfer="KL divergence and cosine of explanation maps",

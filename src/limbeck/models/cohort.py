@@ -1,14 +1,17 @@
-"""Several students in one module."""
+"""Several students in one module, and as one network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from limbeck.errors import ModelError
 from limbeck.models.calling import call_model
+
+COHORT_MEAN = "cohort mean"
 
 
 class Cohort(nn.Module):
@@ -46,3 +49,42 @@ class Cohort(nn.Module):
         if each is not None:
             return [each(member, *args) for member in self.members]
         return [call_model(member, args, **kwargs) for member in self.members]
+
+
+class CohortMean(nn.Module):
+    """The members of a cohort as one network: the mean of their logits.
+
+    Args:
+        members: the networks, at least one.
+
+    ``forward`` takes what a member takes, and returns one tensor of logits; where members return
+    mappings, ``{"logits": ...}``.
+    """
+
+    def __init__(self, members: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the mean of the members' logits."""
+        said = [member(*args, **kwargs) for member in self.members]
+        mean = torch.stack([_logits(one) for one in said]).mean(dim=0)
+        return {"logits": mean} if isinstance(said[0], Mapping) else mean
+
+
+def _logits(answer: Any) -> Tensor:
+    if isinstance(answer, Mapping):
+        answer = answer["logits"]
+    elif isinstance(answer, tuple | list):
+        answer = answer[0]
+    logits: Tensor = getattr(answer, "logits", answer)
+    return logits
+
+
+def cohort_mean_spec(specs: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    """Return how to rebuild the mean of these members; None where one cannot be rebuilt."""
+    known = [dict(spec) for spec in specs if spec is not None]
+    if len(known) < len(specs):
+        return None
+    shared = {key: known[0].get(key) for key in ("num_classes", "input_shape")}
+    return {"model": COHORT_MEAN, "arguments": {"members": known}, **shared}

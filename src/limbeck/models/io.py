@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from limbeck.errors import ModelError
 from limbeck.files import digest, storage_errors, write_json, written_whole
+from limbeck.models.cohort import COHORT_MEAN, CohortMean
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
@@ -163,6 +164,9 @@ def _rebuild(folder: Path, spec: Mapping[str, Any], allow_code: bool) -> nn.Modu
         raise ModelError(f"{folder / DESCRIPTION} is damaged: 'arguments' is not a mapping")
     # Building draws weights that are overwritten at once: leave the caller's generator alone.
     with torch.random.fork_rng(devices=[]):
+        if spec["model"] == COHORT_MEAN:
+            members = spec["arguments"].get("members", ())
+            return CohortMean(_rebuild(folder, one, allow_code) for one in members)
         return build_model(
             str(spec["model"]),
             num_classes=spec["num_classes"],

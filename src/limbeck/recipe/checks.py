@@ -223,10 +223,11 @@ def _check_teacher(method: Method, setting: Setting, key: str) -> None:
             f"{key}: {method.name} needs a teacher, and the recipe names none; write teacher: "
             "{train: teacher.yaml}, or another form"
         )
-    if method.teacher is None and len(teachers) > 1:
+    fixed = [name for name in teachers if name != "peers"] or list(teachers)
+    if method.teacher is None and len(fixed) > 1:
         names = ", ".join(teachers)
         raise TeacherError(f"{key}.teacher: say which teacher {method.name} asks: {names}")
-    name = next(iter(teachers)) if method.teacher is None else method.teacher
+    name = fixed[0] if method.teacher is None else method.teacher
     if name not in teachers:
         raise TeacherError(f"{key}.teacher: " + unknown("teacher", name, teachers))
     if not can_give(teachers[name], method.card.teacher_access):

@@ -16,6 +16,7 @@ from limbeck.engine.evaluate import collect, score
 from limbeck.engine.run_folder import RunFolder
 from limbeck.engine.running import Outcome, run_plan
 from limbeck.errors import CheckpointError, LimbeckError, RecipeError, unknown
+from limbeck.files import check_place
 from limbeck.models import load_model
 from limbeck.recipe.build import Workshop, build_plan
 from limbeck.recipe.loading import load_recipe
@@ -25,6 +26,7 @@ from limbeck.recipe.resolved import resolved
 from limbeck.recipe.schema import Recipe
 from limbeck.recipe.summary import describe_plan
 from limbeck.recipe.teacher_store import Store
+from limbeck.recipe.telling import tell
 from limbeck.taps.outputs import as_outputs
 
 SPLITS = ("train", "validation", "test")
@@ -48,7 +50,7 @@ def run_recipe(
     quiet: bool = False,
     dry_run: bool = False,
     allow_code: bool = False,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = tell,
 ) -> Outcome | None:
     """Run a recipe into a folder, its teachers first.
 
@@ -74,6 +76,8 @@ def run_recipe(
     with joined_world() as world:
         # All ranks act on what the first one sees: it may be about to make the folder.
         begun = world.share((folder / "recipe.yaml").exists())
+        if not begun:
+            world.lead(lambda: check_place(folder))
         return _run(recipe, folder, begun, say if world.leads and not quiet else _nobody, **options)
 
 
@@ -81,7 +85,7 @@ def _run(
     recipe: Recipe,
     folder: Path,
     begun: bool,
-    tell: Callable[[str], None],
+    say: Callable[[str], None],
     *,
     resume: bool,
     quiet: bool,
@@ -96,16 +100,17 @@ def _run(
     if begun and resume:
         _check_same(recipe, RunFolder.open(folder))
     plan = build_plan(
-        recipe, allow_code=allow_code, train_teachers=not dry_run, say=tell, quiet=quiet
+        recipe, allow_code=allow_code, train_teachers=not dry_run, say=say, quiet=quiet
     )
     for line in describe_plan(plan):
-        tell(line)
+        say(line)
     if dry_run:
-        tell(f"output would be {folder}; nothing was trained")
+        note = ", which holds a run already: give another with --output" if begun else ""
+        say(f"output would be {folder}{note}; nothing was trained")
         return None
     outcome = run_plan(plan, folder, resume=begun and resume, quiet=quiet)
     for line in headlines(outcome):
-        tell(line)
+        say(line)
     return outcome
 
 
@@ -114,7 +119,7 @@ def resume_run(
     *,
     quiet: bool = False,
     allow_code: bool = False,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = tell,
 ) -> Outcome:
     """Go on with an interrupted run, by its own recipe.
 
@@ -122,8 +127,9 @@ def resume_run(
         CheckpointError: no run there, or one that was started from Python objects.
     """
     run = RunFolder.open(folder)
+    again = f"output={str(run.path)!r}, resume=True"
     outcome = run_recipe(
-        recipe_of(run),
+        recipe_of(run, in_python=f"go on in Python: limbeck.distill(..., {again})"),
         output=run.path,
         resume=True,
         quiet=quiet,
@@ -134,8 +140,13 @@ def resume_run(
     return outcome
 
 
-def recipe_of(run: RunFolder, overrides: Overrides = ()) -> Recipe:
+def recipe_of(run: RunFolder, overrides: Overrides = (), in_python: str = "") -> Recipe:
     """Return the recipe of a run folder.
+
+    Args:
+        run: the folder.
+        overrides: see :func:`limbeck.recipe.load_recipe`.
+        in_python: what to do in Python instead, where no recipe can say the run.
 
     Raises:
         CheckpointError: the run was started from Python objects, which no recipe can say.
@@ -143,8 +154,8 @@ def recipe_of(run: RunFolder, overrides: Overrides = ()) -> Recipe:
     document = run.recipe
     if _holds_python(document):
         raise CheckpointError(
-            f"{run.path}: was started from Python objects, which recipe.yaml cannot rebuild; go on "
-            f"in Python: limbeck.distill(..., output={str(run.path)!r}, resume=True)"
+            f"{run.path}: was started from Python objects, which recipe.yaml cannot rebuild; "
+            f"{in_python}"
         )
     return load_recipe(document, overrides, folder=run.path)
 
@@ -171,7 +182,7 @@ def evaluate_run(
     if split not in SPLITS:
         raise RecipeError("split: " + unknown("split", split, SPLITS))
     run = RunFolder.open(folder)
-    recipe = recipe_of(run, overrides)
+    recipe = recipe_of(run, overrides, f"its metrics are in {run.path / 'summary.json'}")
     if run.summary.get("status") != "done":
         raise CheckpointError(f"{run.path}: not finished; go on with: limbeck resume {run.path}")
     data = Workshop(Store()).data(recipe)

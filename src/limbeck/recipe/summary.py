@@ -23,7 +23,8 @@ def describe_plan(plan: Plan) -> list[str]:
     sizes = {name: _parameters(teacher) for name, teacher in plan.teachers.items()}
     lines = [("data", _data(plan.data))]
     for name, teacher in plan.teachers.items():
-        lines.append((f"teacher {name}", _teacher(teacher, sizes[name])))
+        label = name if name in ("teacher", "peers") else f"teacher {name}"
+        lines.append((label, _teacher(teacher, sizes[name]).removeprefix(f"{name}: ")))
     lines.append(("student", _student(plan, sizes)))
     lines += [("method", method.describe()) for method in plan.methods]
     lines.append(("task weight", _task_weight(plan)))
@@ -63,7 +64,9 @@ def _student(plan: Plan, teachers: Mapping[str, int]) -> str:
         text = f"cohort of {len(members)} ({text}); deployed: {plan.cohort}"
     largest = max(teachers.values(), default=0)
     if largest and count:
-        text += f" ({largest / count:.1f}x smaller than the teacher)"
+        smaller = largest >= count
+        factor = largest / count if smaller else count / largest
+        text += f" ({factor:.1f}x {'smaller' if smaller else 'larger'} than the teacher)"
     return text
 
 
@@ -75,7 +78,8 @@ def _task_weight(plan: Plan) -> str:
 
 
 def _training(train: Train) -> str:
-    parts = [f"{train.epochs} epochs, batch size {train.batch_size}"]
+    epochs = f"{train.epochs} epoch{'' if train.epochs == 1 else 's'}"
+    parts = [f"{epochs}, batch size {train.batch_size}"]
     if train.accumulate > 1:
         parts.append(f"in {train.accumulate} micro-batches")
     if train.ema is not None:

@@ -192,16 +192,26 @@ def read_runs(folders: Iterable[Path | str]) -> list[RunRecord]:
 def expand(folders: Iterable[Path | str]) -> list[Path]:
     """Replace folders that hold run folders (at most two levels down) by what they hold.
 
-    A folder called ``teachers`` is passed over: it holds what was trained on the way.
+    A folder called ``teachers`` is passed over: it holds what was trained on the way. So are
+    pages and that folder among several (``runs/*``); alone, they are taken by their word.
     """
     result: list[Path] = []
-    for folder in map(Path, folders):
+    given = list(map(Path, folders))
+    for folder in given:
+        if len(given) > 1 and (folder.suffix == ".html" or _is_store(folder)):
+            continue
         inside: list[Path] = []
         if folder.is_dir() and not any((folder / mark).is_file() for mark in _MARKS):
             found = (*folder.glob("*/recipe.yaml"), *folder.glob("*/*/recipe.yaml"))
-            inside = sorted(file.parent for file in found if file.parent.parent.name != "teachers")
+            kept = "teachers" if folder.name != "teachers" else ""
+            inside = sorted(file.parent for file in found if file.parent.parent.name != kept)
         result.extend(inside or [folder])
     return result
+
+
+def _is_store(folder: Path) -> bool:
+    """Whether a folder is the store of teachers, and no run that happens to have its name."""
+    return folder.name == "teachers" and not any((folder / mark).is_file() for mark in _MARKS)
 
 
 def mapping(value: Any, *keys: str) -> Mapping[str, Any]:

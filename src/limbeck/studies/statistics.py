@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
+_MOST_IN_A_LABEL = 3
+
 Verdict = Literal["holds", "does not hold", "cannot be told"]
 
 
@@ -265,7 +267,8 @@ def group_by_arm(runs: Iterable[R]) -> dict[str, list[R]]:
     """Group runs that differ in their seed only; the label of an arm is the runs' name.
 
     Runs of one name but different settings are different arms: what differs is added to the label
-    (``kd (method.temperature=2)``), so that nothing is averaged silently.
+    (``kd (method.temperature=2)``), so that nothing is averaged silently. Where more than three
+    settings differ, the label has as few as tell the arms apart, and an ellipsis.
 
     Args:
         runs: run records, in the order in which arms should appear.
@@ -286,14 +289,32 @@ def group_by_arm(runs: Iterable[R]) -> dict[str, list[R]]:
 
 
 def _differences(groups: Sequence[Sequence[SeededRun]]) -> list[str]:
-    """Return for each group the settings in which it differs from some other group."""
+    """Return for each group the settings in which it differs from some other group, at most 3.
+
+    Where there are more, those that tell most groups apart stand for all: a label is a name.
+    """
     settings = [group[0].settings for group in groups]
     keys = sorted(
         key
         for key in set().union(*settings)
         if len({repr(one.get(key, "absent")) for one in settings}) > 1
     )
-    return [", ".join(f"{key}={one.get(key, 'absent')}" for key in keys) for one in settings]
+    shown = keys if len(keys) <= _MOST_IN_A_LABEL else _telling(settings, keys)
+    more = ", …" if len(shown) < len(keys) else ""
+    return [", ".join(f"{key}={one.get(key, 'none')}" for key in shown) + more for one in settings]
+
+
+def _telling(settings: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[str]:
+    """Return few keys that tell all settings apart: greedily, those that all have first."""
+
+    def worth(key: str) -> tuple[int, bool, int]:
+        found = {tuple(repr(one.get(k, "absent")) for k in (*chosen, key)) for one in settings}
+        return len(found), all(one.get(key) is not None for one in settings), -len(key)
+
+    chosen: list[str] = []
+    while not chosen or worth(chosen[-1])[0] < len(settings):
+        chosen.append(max((key for key in keys if key not in chosen), key=worth))
+    return chosen
 
 
 def _t_quantile(freedom: int, confidence: float) -> float:

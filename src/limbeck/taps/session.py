@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from limbeck.data.batch import Batch
@@ -84,8 +84,10 @@ class TappedModel:
         A tensor is passed as ``model(inputs)``, a mapping as keywords, a tuple as positions. Of a
         cohort, ``members`` has each one's outputs and ``logits`` is the mean of theirs.
         """
-        model = self._model if self._compiled is None else self._compiled
-        return self._run(model, batch, self._stores)
+        if self._compiled is None:
+            return self._run(self._model, batch, self._stores)
+        _mark_batch_dimension(batch.inputs if isinstance(batch, Batch) else batch)
+        return self._run(self._compiled, batch, self._stores)
 
     def ask(
         self,
@@ -187,3 +189,19 @@ class TappedModel:
             return outputs
         features = {**outputs.features, **store}
         return Outputs(outputs.logits, features, outputs.attentions, outputs.members)
+
+
+def _mark_batch_dimension(inputs: Any) -> None:
+    """Compile for any batch size at once.
+
+    Otherwise a smaller last batch brings a second compilation, and which of the two serves later
+    batches depends on what was asked before: a resumed run would not go on to the same bits.
+    """
+    if isinstance(inputs, Tensor):
+        if inputs.dim():
+            torch._dynamo.maybe_mark_dynamic(inputs, 0)
+    elif isinstance(inputs, Mapping):
+        _mark_batch_dimension(list(inputs.values()))
+    elif isinstance(inputs, list | tuple):
+        for value in inputs:
+            _mark_batch_dimension(value)
