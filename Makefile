@@ -9,9 +9,10 @@ BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 PIP     := $(BIN)/python -m pip --disable-pip-version-check
 
-# One thread per test worker: the suite is many small tensors, and two workers share two cores.
+# One thread per test worker: the suite is many small tensors, and two workers share two cores. A file
+# stays with one worker, so that what its tests share is made once.
 PYTEST  := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
-SUITE   := src tests --doctest-modules -n $(JOBS)
+SUITE   := src tests --doctest-modules -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -73,7 +74,9 @@ check-all: lint types layers docs  ## everything, slow tests included
 	@$(PYTEST) $(SUITE) -m "slow or not slow"
 
 bench: $(STAMP)  ## speed against the floor
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks.startup
+	@$(BIN)/python -m benchmarks.step
+	@echo "also: $(BIN)/python -m benchmarks.epoch --root FOLDER_WITH_FASHION_MNIST"
 
 clean:  ## remove what was built
 	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
@@ -211,3 +213,53 @@ def test_a_method_in_a_loop_of_ones_own() -> None:
     terms = lb.KD(temperature=2)(student, teacher, torch.tensor([0, 1, 2, 0]))
     expected = 0.9 * lb.functional.kd(student, teacher, temperature=2)
     assert torch.equal(terms["kd"], expected)
+
+
+def test_what_is_about_to_be_done_is_said_before_the_first_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = (samples(), samples(30))
+    lb.distill(odd_teacher(), odd_student(), parts, epochs=1, output=tmp_path / "r")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("data  ")
+    assert lines[0].endswith("test cut from train")
+    first = next(i for i, line in enumerate(lines) if line.startswith("kd: epoch 1/1"))
+    assert "task weight  0.1 (default of kd)" in lines[:first]
+    assert lines[-2].startswith("test: accuracy")
+    assert lines[-1] == f"student: {tmp_path / 'r' / 'student'}"
+
+
+@pytest.mark.parametrize(
+    ("train", "line"),
+    [
+        ({"epoch": 3}, "train: unknown key 'epoch': did you mean 'epochs'?"),
+        ({"optimizer": {"lrr": 1}}, "train.optimizer: unknown key 'lrr': did you mean 'lr'?"),
+        ({"optimizer": "adamm"}, "train.optimizer.name: unknown choice 'adamm'"),
+        ({"optimizer": 3}, "train.optimizer: expected a name or a mapping, got 3"),
+        ({"schedule": "cosin"}, "train.schedule.name: unknown choice 'cosin': did you mean"),
+        ({"deploy": "bst"}, "train.deploy: unknown choice 'bst': did you mean 'best'?"),
+        ({"precision": "fp16"}, "train.precision: unknown choice 'fp16'"),
+    ],
+)
+def test_training_settings_are_checked(train: dict[str, Any], line: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        lb.distill(odd_teacher(), odd_student(), samples(), train=train, output=tmp_path / "r")
+    assert str(caught.value).startswith(line)
+    assert not (tmp_path / "r").exists()
+
+
+def test_an_optimizer_by_its_name_alone(tmp_path: Path) -> None:
+    run = lb.distill(
+        odd_teacher(),
+        odd_student(),
+        samples(),
+        epochs=1,
+        lr=0.01,
+        train={"optimizer": "adamw", "schedule": "constant"},
+        output=tmp_path / "r",
+        quiet=True,
+    )
+    recipe = yaml.safe_load((run.path / "recipe.yaml").read_text())
+    assert recipe["train"]["optimizer"]["name"] == "adamw"
+    assert recipe["train"]["optimizer"]["lr"] == 0.01
+    assert recipe["train"]["schedule"]["name"] == "constant"

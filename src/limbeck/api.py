@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -199,8 +200,6 @@ def _as_dataset(part: Any, methods: Sequence[Method]) -> Any:
 
 def _held(loader: DataLoader[Any]) -> TensorDataset:
     """Read a stream of (x, y) batches once into memory."""
-    import torch
-
     pairs = [(torch.as_tensor(x), torch.as_tensor(y)) for x, y in loader]
     if not pairs:
         raise DataError("data: the DataLoader gives no batch")
@@ -212,13 +211,9 @@ def _as_student(student: Any, data: DataBundle) -> tuple[Callable[[], nn.Module]
         made = [_as_student(member, data) for member in student]
         return lambda: Cohort([make() for make, _ in made]), [spec for _, spec in made]
     if isinstance(student, str):
-        spec = model_spec(student, num_classes=data.num_outputs, input_shape=data.input_shape)
-        return (
-            lambda: build_model(
-                student, num_classes=data.num_outputs, input_shape=data.input_shape
-            ),
-            spec,
-        )
+        classes, shape = data.num_outputs, data.input_shape
+        spec = model_spec(student, num_classes=classes, input_shape=shape)
+        return lambda: build_model(student, num_classes=classes, input_shape=shape), spec
     if isinstance(student, nn.Module):
         return lambda: copy.deepcopy(student), None
     if callable(student):
@@ -232,12 +227,10 @@ def _as_student(student: Any, data: DataBundle) -> tuple[Callable[[], nn.Module]
 def _as_teachers(
     teacher: Any, cohort: bool, forward: Callable[[nn.Module, Any], Any] | None
 ) -> dict[str, Teacher]:
-    if isinstance(teacher, Mapping):
-        teachers = {name: _as_one_teacher(one, name, forward) for name, one in teacher.items()}
-    else:
-        teachers = (
-            {} if teacher is None else {"teacher": _as_one_teacher(teacher, "teacher", forward)}
-        )
+    given = teacher if isinstance(teacher, Mapping) else {"teacher": teacher}
+    teachers = {
+        name: _as_one_teacher(one, name, forward) for name, one in given.items() if one is not None
+    }
     if cohort and "peers" not in teachers:
         teachers["peers"] = PeersTeacher()
     return teachers
@@ -280,24 +273,25 @@ def _as_train(
 
 
 def _train_from(values: dict[str, Any]) -> Train:
-    known = [field.name for field in dataclasses.fields(Train)]
+    parts: dict[str, type[Any]] = {"optimizer": Optimizer, "schedule": Schedule}
+    for key, kind in parts.items():
+        value = values.get(key, {})
+        value = {"name": value} if isinstance(value, str) else value
+        if isinstance(value, Mapping):
+            _check_keys(f"train.{key}", value, kind)
+            value = kind(**value)
+        if not isinstance(value, kind):
+            raise RecipeError(f"train.{key}: expected a name or a mapping, got {value!r}")
+        values[key] = value
+    _check_keys("train", values, Train)
+    return Train(**values)
+
+
+def _check_keys(where: str, values: Mapping[str, Any], kind: type[Any]) -> None:
+    known = [field.name for field in dataclasses.fields(kind)]
     for key in values:
         if key not in known:
-            raise RecipeError("train: " + unknown("key", key, known))
-    parts: tuple[tuple[str, type[Any]], ...] = (("optimizer", Optimizer), ("schedule", Schedule))
-    for key, cls in parts:
-        value = values.get(key, cls())
-        given = {"name": value} if isinstance(value, str) else value
-        if isinstance(given, Mapping):
-            fields = [field.name for field in dataclasses.fields(cls)]
-            for inner in given:
-                if inner not in fields:
-                    raise RecipeError(f"train.{key}: " + unknown("key", str(inner), fields))
-            given = cls(**given)
-        if not isinstance(given, cls):
-            raise RecipeError(f"train.{key}: expected a mapping of settings, got {value!r}")
-        values[key] = given
-    return Train(**values)
+            raise RecipeError(f"{where}: " + unknown("key", str(key), known))
 
 
 def _free_folder(name: str, seed: int) -> Path:

@@ -21,6 +21,7 @@ _REASONS = {
     errno.EACCES: "no permission to write there",
     errno.EPERM: "no permission to write there",
     errno.EROFS: "the file system is read-only",
+    errno.EEXIST: "a file is in the way",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
 }
 

@@ -194,3 +194,14 @@ def test_a_folder_of_runs_stands_for_its_runs_once(study: Path) -> None:
 def test_flatten_follows_lists_of_mappings() -> None:
     document = {"a": {"b": 1, "c": {}}, "d": [{"e": 2}], "f": [3, 4]}
     assert flatten(document) == {"a.b": 1, "a.c": {}, "d.0.e": 2, "f": [3, 4]}
+
+
+def test_pages_and_the_store_of_teachers_among_several_folders_are_passed_over(
+    run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(run, tmp_path / "teachers" / "c5fe")
+    (tmp_path / "report.html").write_text("a page")
+    assert [record.path.name for record in read_runs(sorted(tmp_path.iterdir()))] == ["run"]
+    assert [record.path.name for record in read_runs([tmp_path / "teachers"])] == ["c5fe"]
+    with pytest.raises(DataError, match=r"report\.html"):
+        read_runs([tmp_path / "report.html"])

@@ -207,7 +207,22 @@ def test_runs_group_by_name_and_settings() -> None:
     arms = group_by_arm(runs)
     assert {label: len(group) for label, group in arms.items()} == {
         "plain": 2,
-        "kd (method.temperature=2)": 1,
-        "kd (method.temperature=4)": 1,
-        "kd (method.temperature=absent)": 1,
+        "kd (temperature=2)": 1,
+        "kd (temperature=4)": 1,
+        "kd (temperature=absent)": 1,
     }
+
+
+def test_a_label_is_short_and_tells_the_arms_apart() -> None:
+    def settings(epochs: int, **more: int) -> dict[str, Any]:
+        return {"train.epochs": epochs, **{f"teacher.part{i}": i for i in range(40)}, **more}
+
+    runs = [Run("kd", settings(3)), Run("kd", settings(5)), Run("kd", {"train.epochs": 9})]
+    assert list(group_by_arm(runs)) == ["kd (epochs=3, …)", "kd (epochs=5, …)", "kd (epochs=9, …)"]
+    twins = [Run("kd", {"a.lr": 1, "b.lr": 2}), Run("kd", {"a.lr": 2, "b.lr": 1})]
+    assert list(group_by_arm(twins)) == ["kd (a.lr=1, b.lr=2)", "kd (a.lr=2, b.lr=1)"]
+
+
+def test_labels_that_read_alike_lose_no_run() -> None:
+    arms = group_by_arm([Run("kd", {"x": 4}), Run("kd", {"x": "4"})])
+    assert [len(group) for group in arms.values()] == [1, 1]

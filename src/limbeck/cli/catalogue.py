@@ -28,11 +28,22 @@ _ORDER = (
 )
 
 
-def catalogue_table() -> Table:
-    """Return a table of all methods, grouped by the knowledge that they hand over."""
+_WIDE = 120
+
+
+def catalogue_table(width: int = _WIDE) -> Table:
+    """Return a table of all methods, grouped by the knowledge that they hand over.
+
+    Where and tasks are left out of a table narrower than 120 columns: the methods' pages have them.
+    """
+    wide = width >= _WIDE
     table = Table(box=None, pad_edge=False, show_edge=False)
-    for column in ("method", "knowledge", "paper", "year", "where", "tasks", "needs"):
-        table.add_column(column, no_wrap=column in ("method", "year"))
+    table.add_column("method", no_wrap=True)
+    table.add_column("knowledge")
+    table.add_column("paper", no_wrap=wide)
+    for column in ("where", "tasks") if wide else ():
+        table.add_column(column)
+    table.add_column("needs")
     group = None
     for name, kind in sorted(all_methods().items(), key=_by_knowledge):
         card = kind.card
@@ -42,10 +53,8 @@ def catalogue_table() -> Table:
         table.add_row(
             Text(name, style="bold"),
             ", ".join(card.knowledge),
-            _authors(card),
-            str(card.paper.year) if card.paper else "",
-            ", ".join(card.location) or "–",
-            ", ".join(card.tasks),
+            f"{_authors(card)} {card.paper.year}" if card.paper else "–",
+            *((", ".join(card.location) or "–", ", ".join(card.tasks)) if wide else ()),
             "; ".join(_needs(card)) or "nothing",
         )
     return table
@@ -67,9 +76,10 @@ def _needs(card: Card) -> Iterator[str]:
     """Say what a method needs, in a few words each."""
     if card.needs_teacher:
         what = {"outputs": "its outputs", "features": "its features", "head": "its head"}
-        yield f"a teacher ({what.get(card.teacher_access, card.teacher_access)})"
-    if card.students == "cohort":
-        yield "a cohort of students"
+        if card.students == "cohort":
+            yield "several students, which teach each other"
+        else:
+            yield f"a teacher ({what.get(card.teacher_access, card.teacher_access)})"
     if card.supervision == "labels":
         yield "labels"
     if card.needs_index:

@@ -26,9 +26,8 @@ def methods(
     console = Console(highlight=False)
     if not console.is_terminal:  # a file or a pipe has no edge to wrap at
         console = Console(highlight=False, width=160)
-    console.print(
-        catalogue_table() if name is None else card_text(name), soft_wrap=name is not None
-    )
+    page = catalogue_table(console.width) if name is None else card_text(name)
+    console.print(page, soft_wrap=name is not None)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -7,7 +7,7 @@ Everything random in a step is a function of (seed, step, rank), and the order o
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from limbeck.data import batches, seed_everything_for_step, steps_per_epoch
 from limbeck.data.batch import Batch
-from limbeck.engine.asking import members_of
 from limbeck.engine.distributed import World, without_sync
+from limbeck.engine.gradients import refuse_constant, refuse_non_finite_loss, shape_gradients
 from limbeck.engine.keeping import Keeper
 from limbeck.engine.logbook import Console, Logbook
 from limbeck.engine.measuring import Judge
@@ -27,8 +27,8 @@ from limbeck.engine.progress import Position, stage_at
 from limbeck.engine.run_folder import RunFolder
 from limbeck.engine.setup import SETUP_STEP, Assembly, fit_runtimes, training_view
 from limbeck.engine.signals import GracefulStop, Interrupted
-from limbeck.errors import MethodError, NonFiniteError, unknown
-from limbeck.methods.base import Method, Runtime, Stage
+from limbeck.errors import MethodError
+from limbeck.methods.base import Stage
 
 if TYPE_CHECKING:
     from limbeck.data import View
@@ -95,7 +95,8 @@ class Distiller:
                 self.enter_stage()
                 self._train_epoch()
                 self._end_epoch()
-            self._end_if_asked()  # while the last checkpoint was written
+            if self._asked():  # while the last checkpoint was written
+                raise Interrupted(str(self.folder.path))
 
     def close(self) -> None:
         """Remove hooks and close files; the student is plain again."""
@@ -244,10 +245,9 @@ class Distiller:
                 with self._autocast():
                     loss, terms = self.wrapped(batch, stage)
                 self.logbook.add(terms)
-                self._refuse_non_finite(loss, terms)
-                self._refuse_constant(loss)
+                self._refuse_useless(loss, terms)
                 loss.backward()
-        self._shape_gradients(train.clip_norm)
+        shape_gradients(self.parts.module, ctx, stage, train.clip_norm)
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.parts.student)
@@ -262,17 +262,6 @@ class Distiller:
         for runtime in self.parts.module.data_runtimes():
             batch = runtime.batch(batch, self.parts.ctx)
         return batch
-
-    def _shape_gradients(self, clip_norm: float | None) -> None:
-        """Add the deltas that methods ask for, then clip."""
-        members = members_of(self.parts.student)
-        for runtime in self.parts.module.each_runtime():
-            asks = type(runtime).gradients is not Runtime.gradients
-            if asks and self.stage.counts(runtime.method.name):
-                deltas = runtime.gradients(self.parts.ctx)
-                _add_gradients(members[self.parts.ctx.member], deltas, runtime.method)
-        if clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parts.module.parameters(), clip_norm)
 
     def _set_rate(self, done: float, length: float) -> None:
         index, start = stage_at(self.parts.stages, self.position.epoch)
@@ -291,26 +280,11 @@ class Distiller:
             return nullcontext()
         return torch.autocast(self.world.device.type, dtype=torch.bfloat16)
 
-    def _refuse_non_finite(self, loss: Tensor, terms: dict[str, Tensor]) -> None:
-        """Stop before the weights are spoilt; on a GPU only where the log synchronises anyway."""
-        if self.world.device.type != "cpu" and (self.position.step + 1) % self.train.log_every:
-            return
-        if bool(torch.isfinite(loss)):
-            return
-        guilty = [k for k, v in terms.items() if k != "loss" and not bool(torch.isfinite(v))]
-        raise NonFiniteError(
-            f"step {self.position.step} (epoch {self.position.epoch}): the loss is "
-            f"{loss.item()}, from {', '.join(guilty) or 'the sum of the terms'}; last good "
-            f"checkpoint: {self.keeper.last or 'none yet'}. A lower train.optimizer.lr or "
-            "train.clip_norm often helps"
-        )
-
-    def _refuse_constant(self, loss: Tensor) -> None:
-        if not loss.requires_grad:
-            raise MethodError(
-                f"stage {self.stage.name}: no term of the loss teaches the student anything; give "
-                "a method with knowledge terms, or a task weight above 0"
-            )
+    def _refuse_useless(self, loss: Tensor, terms: dict[str, Tensor]) -> None:
+        """Refuse a constant loss, and NaN (on a GPU only where the log synchronises anyway)."""
+        refuse_constant(loss, self.stage)
+        if self.world.device.type == "cpu" or (self.position.step + 1) % self.train.log_every == 0:
+            refuse_non_finite_loss(loss, terms, where=str(self.position), last=self.keeper.last)
 
     # Small things.
 
@@ -369,17 +343,3 @@ class Distiller:
             asked = bool(self.world.sum(told) > 0)
         self._stopping = asked
         return asked
-
-    def _end_if_asked(self) -> None:
-        if self._asked():
-            raise Interrupted(str(self.folder.path))
-
-
-def _add_gradients(member: nn.Module, deltas: Mapping[str, Tensor], method: Method) -> None:
-    """Add a method's deltas to the gradients of a student, scaled by its weight."""
-    named = dict(member.named_parameters())
-    for name, delta in deltas.items():
-        if name not in named:
-            raise MethodError(f"method {method.name}: " + unknown("parameter", name, named))
-        grad, scaled = named[name].grad, method.weight * delta.detach()
-        named[name].grad = scaled if grad is None else grad + scaled

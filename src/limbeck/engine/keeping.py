@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -27,9 +26,10 @@ from limbeck.engine.checkpoint import (
     unpack_optimizer,
 )
 from limbeck.engine.environment import differences, environment
+from limbeck.engine.gradients import refuse_non_finite_weights
 from limbeck.engine.measuring import Verdict
 from limbeck.engine.progress import Best, Position
-from limbeck.errors import CheckpointError, NonFiniteError
+from limbeck.errors import CheckpointError
 from limbeck.files import write_bytes
 
 if TYPE_CHECKING:
@@ -87,23 +87,14 @@ class Keeper:
             StorageError: it cannot be written.
         """
         run = self._run
-        self._refuse_non_finite()
+        # the same on all ranks, so that all of them raise
+        where = str(run.position)
+        refuse_non_finite_weights(run.parts.module, where=where, last=self.last)
         for runtime in run.parts.module.each_runtime():
             runtime.synchronize(run.parts.ctx)
         run.world.align(run.parts.student)
         log = run.logbook.state()
         run.world.lead(lambda: self._write(*log))
-
-    def _refuse_non_finite(self) -> None:
-        """Weights are the same on all ranks, so all ranks raise."""
-        run = self._run
-        for name, parameter in run.parts.module.named_parameters():
-            if not bool(torch.isfinite(parameter).all()):
-                raise NonFiniteError(
-                    f"step {run.position.step} (epoch {run.position.epoch}): {name} became NaN or "
-                    f"infinite; last good checkpoint: {self.last or 'none yet'}. A lower "
-                    "train.optimizer.lr or train.clip_norm often helps"
-                )
 
     def _write(self, log_tensors: Mapping[str, Tensor], log_state: Mapping[str, Any]) -> None:
         run = self._run

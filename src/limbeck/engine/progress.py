@@ -25,6 +25,9 @@ class Position:
     step: int = 0
     samples: int = 0
 
+    def __str__(self) -> str:
+        return f"step {self.step} (epoch {self.epoch})"
+
 
 @dataclass
 class Best:

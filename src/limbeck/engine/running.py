@@ -62,10 +62,23 @@ def run_plan(
         LimbeckError: what the user can mend, in one line.
         Interrupted: after Ctrl-C, with a checkpoint written.
     """
-    if plan.train.threads is not None:
-        torch.set_num_threads(plan.train.threads)
-    with _deterministic(plan.train.deterministic), joined_world() as world:
+    with (
+        _threads(plan.train.threads),
+        _deterministic(plan.train.deterministic),
+        joined_world() as world,
+    ):
         return _run_in(world, plan, RunFolder(folder), resume, quiet)
+
+
+@contextmanager
+def _threads(wanted: int | None) -> Iterator[None]:
+    """Hold torch to so many threads; afterwards the caller has as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(wanted or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -6,15 +6,25 @@ Unknown keys are refused at the boundary (``limbeck.recipe``); ranges are checke
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
-from limbeck.errors import RecipeError
+from limbeck.errors import RecipeError, unknown
 
 
 def require(holds: bool, key: str, value: Any, expected: str) -> None:
     """Raise RecipeError naming ``key`` and ``value`` unless ``holds``."""
     if not holds:
         raise RecipeError(f"{key}: expected {expected}, got {value!r}")
+
+
+def require_choice(owner: type[Any], name: str, key: str, value: Any) -> None:
+    """Raise RecipeError unless ``value`` is one that the field's Literal allows.
+
+    Recipes are checked by their schema; this is for settings made in Python.
+    """
+    choices = get_args(get_type_hints(owner)[name])
+    if value not in choices:
+        raise RecipeError(f"{key}: " + unknown("choice", str(value), choices))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +50,7 @@ class Optimizer:
     decay_bias_and_norm: bool = True
 
     def __post_init__(self) -> None:
+        require_choice(Optimizer, "name", "train.optimizer.name", self.name)
         require(self.lr > 0, "train.optimizer.lr", self.lr, "a number above 0")
         require(
             0 <= self.momentum < 1, "train.optimizer.momentum", self.momentum, "a number in [0, 1)"
@@ -84,6 +95,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         key = "train.schedule"
+        require_choice(Schedule, "name", f"{key}.name", self.name)
         require(self.warmup_epochs >= 0, f"{key}.warmup_epochs", self.warmup_epochs, "at least 0")
         ordered = tuple(sorted(self.milestones))
         require(
@@ -146,6 +158,8 @@ class Train:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("precision", "deploy"):
+            require_choice(Train, name, f"train.{name}", getattr(self, name))
         for name in ("epochs", "batch_size", "accumulate", "evaluate_every", "log_every"):
             value = getattr(self, name)
             require(value >= 1, f"train.{name}", value, "a whole number of at least 1")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from limbeck.engine.settings import Optimizer
 from limbeck.errors import LimbeckError, MethodError, RecipeError, TeacherError, unknown
 from limbeck.methods.base import Method
 from limbeck.methods.card import Access
@@ -70,6 +71,12 @@ def check_recipe(recipe: Recipe) -> list[str]:
         task_weight=recipe.task.weight,
         compile=recipe.train.compile,
     )
+    optimizer = recipe.train.optimizer
+    if optimizer.name != "sgd" and optimizer.lr == Optimizer().lr:
+        warnings.append(
+            f"train.optimizer.lr: {optimizer.lr:g} is the default for sgd, and large for "
+            f"{optimizer.name}; 0.001 is usual"
+        )
     return [*warnings, *check_methods(recipe.methods, setting)]
 
 

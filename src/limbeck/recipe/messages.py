@@ -129,7 +129,10 @@ def describe(details: Mapping[str, Any]) -> str:
         what = f"at {'most' if most else 'least'} {context['max_length' if most else 'min_length']}"
         what += " entries"
     if what is not None:
-        return f"expected {what}, got {show(value)}{_hint(what, value)}"
+        hint = _hint(what, value)
+        if isinstance(value, str) and context.get("class_name") in ("Optimizer", "Schedule"):
+            hint = f" (write {{name: {value}}})"
+        return f"expected {what}, got {show(value)}{hint}"
     text = details["msg"].removeprefix("Value error, ")
     return f"{' '.join(text.split())}, got {show(value)}"
 

@@ -37,7 +37,7 @@ def describe_plan(plan: Plan) -> list[str]:
 
 
 def _data(data: DataBundle) -> str:
-    return data.describe()
+    return data.describe().removeprefix("data: ")
 
 
 def _parameters(teacher: Teacher) -> int:

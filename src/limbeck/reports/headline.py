@@ -32,8 +32,12 @@ def headline(evidence: Evidence) -> str:
     if best is None:
         return f"{join_words([arm.label for arm in finished])} have no metric in common."
     text = _compared(evidence, best, evidence.comparisons[best.label])
-    others = len(finished) - 1
-    return text if others == 1 else f"Best of {others} arms: {text}"
+    compared = sum(bool(one.difference.num) for one in evidence.comparisons.values())
+    if compared == len(finished) - 1:
+        return text if compared == 1 else f"Best of {compared} arms: {text}"
+    shared = f"with a seed in common with {evidence.baseline.label}"
+    lead = f"The only arm {shared}" if compared == 1 else f"Best of the {compared} arms {shared}"
+    return f"{lead}: {text}"
 
 
 def best_arm(evidence: Evidence) -> Arm | None:

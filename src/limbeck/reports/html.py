@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from limbeck.errors import StorageError
+from limbeck.files import write_text
 from limbeck.reports.answers import AnswerSections, answer_sections
 from limbeck.reports.cards import method_cards
 from limbeck.reports.comparison import evidence_table
@@ -54,11 +54,7 @@ def write_report(
     page = render(evidence, title)
     out = Path(out)
     file = out / "report.html" if out.is_dir() else out
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"{file} cannot be written: {error.strerror}") from None
+    write_text(file, page)
     return file
 
 

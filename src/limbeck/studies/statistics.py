@@ -267,7 +267,7 @@ def group_by_arm(runs: Iterable[R]) -> dict[str, list[R]]:
     """Group runs that differ in their seed only; the label of an arm is the runs' name.
 
     Runs of one name but different settings are different arms: what differs is added to the label
-    (``kd (method.temperature=2)``), so that nothing is averaged silently. Where more than three
+    (``kd (temperature=2)``), so that nothing is averaged silently. Where more than three
     settings differ, the label has as few as tell the arms apart, and an ellipsis.
 
     Args:
@@ -284,7 +284,8 @@ def group_by_arm(runs: Iterable[R]) -> dict[str, list[R]]:
             arms[name] = groups[0]
             continue
         for group, difference in zip(groups, _differences(groups), strict=True):
-            arms[f"{name} ({difference})"] = group
+            label = f"{name} ({difference})"
+            arms[label if label not in arms else f"{label} #{len(arms) + 1}"] = group
     return arms
 
 
@@ -301,7 +302,13 @@ def _differences(groups: Sequence[Sequence[SeededRun]]) -> list[str]:
     )
     shown = keys if len(keys) <= _MOST_IN_A_LABEL else _telling(settings, keys)
     more = ", …" if len(shown) < len(keys) else ""
-    return [", ".join(f"{key}={one.get(key, 'none')}" for key in shown) + more for one in settings]
+    short = {key: key.rpartition(".")[2] for key in shown}
+    if len(set(short.values())) < len(shown) or any(name.isdecimal() for name in short.values()):
+        short = {key: key for key in shown}
+    return [
+        ", ".join(f"{short[key]}={one.get(key, 'absent')}" for key in shown) + more
+        for one in settings
+    ]
 
 
 def _telling(settings: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[str]:

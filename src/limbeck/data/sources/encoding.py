@@ -141,10 +141,12 @@ def _numbers(column: pd.Series[Any]) -> np.ndarray[Any, Any]:
     words = np.isnan(values) & ~column.isna().to_numpy()
     if words.any():
         row = int(words.nonzero()[0][0])
-        raise DataError(f"column {column.name!r}, row {row}: {column.iloc[row]!r} is not a number")
+        where = f"column {column.name!r}, row {column.index[row]}"  # of the file, not of a part
+        raise DataError(f"{where}: {column.iloc[row]!r} is not a number")
     if np.isinf(values).any():
         row = int(np.isinf(values).nonzero()[0][0])
-        raise DataError(f"column {column.name!r}, row {row}: the value is infinite")
+        where = f"column {column.name!r}, row {column.index[row]}"
+        raise DataError(f"{where}: the value is infinite")
     return np.asarray(values)
 
 
