@@ -159,3 +159,16 @@ def test_methods_may_be_recorded_as_text() -> None:
     summary["method"] = ["my method, unquoted ("]
     found = {fact.label: fact.texts for fact in facts(evidence)}
     assert found["Loss"] == (((), "0.1 × task + my method, unquoted"),)
+
+
+def test_arms_without_a_common_seed_are_not_counted_as_compared() -> None:
+    other = [record("KCD", 7, 0.99)]
+    known = runs("alone", [0.90]) + runs("KD", [0.95])
+    assert headline(gather(known + other)).startswith(
+        "The only arm with a seed in common with alone: KD against alone:"
+    )
+    more = known + other + runs("FitNet", [0.93])
+    assert headline(gather(more)).startswith(
+        "Best of the 2 arms with a seed in common with alone: KD against alone:"
+    )
+    assert any("the best of 2 arms" in text for text in cautions(gather(more)))

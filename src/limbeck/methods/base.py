@@ -100,7 +100,11 @@ class Method:
     def prepare(
         self, student: nn.Module, teachers: Mapping[str, Any], data: DataBundle | None, ctx: Context
     ) -> Runtime:
-        """Build the structure of the runtime. Called on every start, also on resume: no fitting."""
+        """Build the structure of the runtime. Called on every start, also on resume: no fitting.
+
+        The student is in eval mode and under ``no_grad``; where a method to the left changed it
+        (``Runtime(method, changed_student)``), it is the changed one.
+        """
         return Runtime(self)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, ctx: Context) -> Terms:
@@ -186,7 +190,12 @@ class Runtime(nn.Module):
         return ()
 
     def examples(self, view: View, ctx: Context) -> View:
-        """Select, replace or repeat the samples of the coming epoch."""
+        """Select, relabel, overlay or repeat the samples of the coming epoch.
+
+        Global generators and ``ctx.generator`` are seeded from (seed, epoch), the same on every
+        rank. The answer must be a view over the same samples. Of a cohort, the first member's
+        runtime alone is called, as for ``batch``: all members see the same data.
+        """
         return view
 
     def batch(self, batch: Batch, ctx: Context) -> Batch:
@@ -198,7 +207,11 @@ class Runtime(nn.Module):
         return self.method.losses(student, teacher, batch, ctx)
 
     def gradients(self, ctx: Context) -> Mapping[str, Tensor]:
-        """Return deltas to add to the student's gradients, by parameter name."""
+        """Return deltas to add to gradients, by parameter name of the student (``ctx.member``).
+
+        Called once a step, after accumulation and reduction over ranks, in stages where the
+        method's terms count; scaled by the method's weight, then clipped.
+        """
         return {}
 
     def epoch_end(self, ctx: Context) -> None:

@@ -93,7 +93,9 @@ def seeds_plot(evidence: Evidence) -> Plot | None:
     from matplotlib.ticker import MaxNLocator
 
     described = []
-    with plots.drawing(height=64 + 46 * len(arms)) as (figure, axes):
+    lines = _teacher_lines(evidence)
+    tall = 64 + 46 * len(arms) + plots.LINE_LABEL * max(len(lines) - 1, 0)
+    with plots.drawing(height=tall) as (figure, axes):
         for row, arm in enumerate(reversed(arms)):
             values = np.array(list(arm.values(metric.key, split).values())) * metric.scale
             found, shade = arm.estimate(metric.key, split), plots.colour(arm.index)
@@ -107,8 +109,8 @@ def seeds_plot(evidence: Evidence) -> Plot | None:
             axes.plot([found.mean * metric.scale], [row + 0.06], mark, color=shade, ms=9, mew=0)
             plots.label_row(axes, arm.label, row + 0.36, arm.index)
             described.append(f"{arm.label} {show(metric, found.mean, found.half_width)}")
-        for label, value in _teacher_lines(evidence):
-            plots.label_line(axes, label, value)
+        for level, (label, value) in enumerate(lines):
+            plots.label_line(axes, label, value, level)
             described.append(f"{label} {show(metric, value / metric.scale)}")
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.set_yticks([])

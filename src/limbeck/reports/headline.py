@@ -32,12 +32,17 @@ def headline(evidence: Evidence) -> str:
     if best is None:
         return f"{join_words([arm.label for arm in finished])} have no metric in common."
     text = _compared(evidence, best, evidence.comparisons[best.label])
-    compared = sum(bool(one.difference.num) for one in evidence.comparisons.values())
+    compared = _num_compared(evidence)
     if compared == len(finished) - 1:
         return text if compared == 1 else f"Best of {compared} arms: {text}"
     shared = f"with a seed in common with {evidence.baseline.label}"
     lead = f"The only arm {shared}" if compared == 1 else f"Best of the {compared} arms {shared}"
     return f"{lead}: {text}"
+
+
+def _num_compared(evidence: Evidence) -> int:
+    """Count the arms that share a seed with the baseline, and so can be compared with it."""
+    return sum(bool(one.difference.num) for one in evidence.comparisons.values())
 
 
 def best_arm(evidence: Evidence) -> Arm | None:
@@ -181,9 +186,9 @@ def _data_settings(arm: Arm) -> dict[str, object]:
 
 
 def _selection(evidence: Evidence) -> list[str]:
-    if len(evidence.finished) < 3:
+    num = _num_compared(evidence)
+    if num < 2:
         return []
-    num = len(evidence.finished) - 1
     return [
         f"The headline names the best of {num} arms on the {evidence.split} set itself, which"
         " flatters it a little: the p-values in the table are corrected for it, its interval not."

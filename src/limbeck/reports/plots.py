@@ -94,6 +94,10 @@ def dash(index: int | None) -> Any:
     return "-" if index is None else DASHES[index % len(DASHES)]
 
 
+LINE_LABEL = 14
+"""Height of a line's label in CSS pixels."""
+
+
 def short(label: str, length: int = 18) -> str:
     """Return a label cut to ``length`` characters."""
     return label if len(label) <= length else f"{label[: length - 1].rstrip()}…"
@@ -257,14 +261,14 @@ def label_row(axes: Axes, label: str, height: float, index: int | None) -> None:
     ).set_in_layout(False)
 
 
-def label_line(axes: Axes, label: str, value: float) -> None:
-    """Draw a vertical dashed line (a teacher's value) with its label above the axes."""
+def label_line(axes: Axes, label: str, value: float, level: int = 0) -> None:
+    """Draw a vertical dashed line (a teacher's value) with its label ``level`` lines above."""
     axes.axvline(value, color=TEACHER, lw=1.2, ls=(0, (4, 3)))
     axes.annotate(
         short(label),
         (value, 1),
         xycoords=("data", "axes fraction"),
-        xytext=(0, 3),
+        xytext=(0, 3 + LINE_LABEL * level),
         textcoords="offset points",
         ha="center",
         va="bottom",
