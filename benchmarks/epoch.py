@@ -31,7 +31,6 @@ from limbeck.engine.plan import Plan
 from limbeck.engine.run_folder import RunFolder
 from limbeck.engine.settings import Schedule, Train
 from limbeck.engine.setup import assemble
-from limbeck.engine.signals import GracefulStop
 from limbeck.methods import as_methods
 from limbeck.models import build_model
 
@@ -95,7 +94,7 @@ def ours(data: DataBundle) -> Callable[[], object]:
     run.enter_stage()
 
     def epoch() -> None:
-        run._train_epoch(GracefulStop())
+        run._train_epoch()
         run.position.epoch += 1
         run.position.step_in_epoch = 0
 

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from limbeck.data.batch import Batch
@@ -60,7 +60,10 @@ class TappedModel:
         for member, store in zip(self.members, self._stores, strict=True):
             self._handles += attach(member, store)
         # After the hooks: compiled code holds those that were there when it was traced.
-        options = {} if isinstance(compile, bool) else dict(compile)
+        # One graph for each shape, made once. With a graph for any batch size beside the first one
+        # (torch's default), which of the two serves a batch depends on what was asked before, and
+        # a resumed run would not go on to the same bits; it is slower too.
+        options = {"dynamic": False, **({} if isinstance(compile, bool) else compile)}
         self._compiled = torch.compile(model, **options) if compile is not False else None
 
     @property
@@ -84,10 +87,8 @@ class TappedModel:
         A tensor is passed as ``model(inputs)``, a mapping as keywords, a tuple as positions. Of a
         cohort, ``members`` has each one's outputs and ``logits`` is the mean of theirs.
         """
-        if self._compiled is None:
-            return self._run(self._model, batch, self._stores)
-        _mark_batch_dimension(batch.inputs if isinstance(batch, Batch) else batch)
-        return self._run(self._compiled, batch, self._stores)
+        model = self._model if self._compiled is None else self._compiled
+        return self._run(model, batch, self._stores)
 
     def ask(
         self,
@@ -189,19 +190,3 @@ class TappedModel:
             return outputs
         features = {**outputs.features, **store}
         return Outputs(outputs.logits, features, outputs.attentions, outputs.members)
-
-
-def _mark_batch_dimension(inputs: Any) -> None:
-    """Compile for any batch size at once.
-
-    Otherwise a smaller last batch brings a second compilation, and which of the two serves later
-    batches depends on what was asked before: a resumed run would not go on to the same bits.
-    """
-    if isinstance(inputs, Tensor):
-        if inputs.dim():
-            torch._dynamo.maybe_mark_dynamic(inputs, 0)
-    elif isinstance(inputs, Mapping):
-        _mark_batch_dimension(list(inputs.values()))
-    elif isinstance(inputs, list | tuple):
-        for value in inputs:
-            _mark_batch_dimension(value)
