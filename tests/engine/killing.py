@@ -47,7 +47,7 @@ def spawn(
     method: str, folder: Path, *, resume: bool = False, kill: dict[str, float] | None = None
 ) -> int:
     """Run ``train`` in a process of its own; return its exit code (-9: it was killed)."""
-    # The fork server finds what it preloads by PYTHONPATH alone (CPython issue 117378).
+    # The fork server of Python 3.11 finds what it preloads by PYTHONPATH alone.
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["killing"])
