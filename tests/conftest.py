@@ -1,10 +1,16 @@
 """Shared fixtures."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+SHIM = str(Path(__file__).with_name("shim"))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SHIM, os.environ.get("PYTHONPATH")]))
+sys.path.insert(0, SHIM)
+import sitecustomize  # noqa: E402, F401  # the shim, here and in every process that tests start
 
 
 @pytest.fixture(scope="session")

@@ -100,6 +100,7 @@ class Distiller:
 
     def close(self) -> None:
         """Remove hooks and close files; the student is plain again."""
+        self.wrapped = self.parts.module  # lets go of the process group
         self.parts.close()
         self.logbook.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 from collections.abc import Callable, Iterator
@@ -11,6 +12,10 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+# Its defaults name the process group that there is when it is imported: after joining one it would
+# hold on to it for good, and the group's threads would outlive the interpreter, which aborts.
+import torch.distributed.nn.functional
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -120,7 +125,7 @@ def pick_device() -> torch.device:
 def joined_world() -> Iterator[World]:
     """Join the processes that ``torchrun`` started; a world of one without it.
 
-    The process group is left again at the end where it was joined here.
+    The process group is left again at the end where it was joined here, and its threads with it.
     """
     device = pick_device()
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -133,4 +138,5 @@ def joined_world() -> Iterator[World]:
         yield World(dist.get_rank(), dist.get_world_size(), device)
     finally:
         if mine:
+            gc.collect()  # wrappers that sit in reference cycles still hold the group
             dist.destroy_process_group()

@@ -113,17 +113,19 @@ def _classification(logits: Tensor, targets: Tensor) -> dict[str, float]:
 
 
 def _multilabel(logits: Tensor, targets: Tensor) -> dict[str, float]:
-    from torchmetrics.functional.classification import (
-        multilabel_average_precision,
-        multilabel_f1_score,
-    )
+    from sklearn.metrics import average_precision_score, f1_score
 
-    num_labels, unknown = logits.shape[1], -1
-    truth = targets.nan_to_num(unknown).long()
-    found = logits.sigmoid()
+    known = ~targets.isnan()
+    precision, f1 = [], []
+    for found, truth, labelled in zip(logits.T, targets.T, known.T, strict=True):
+        found, truth = found[labelled].numpy(), truth[labelled].numpy()
+        if truth.any():  # without a positive sample, recall says nothing
+            precision.append(float(average_precision_score(truth, found)))
+        if len(truth):
+            f1.append(float(f1_score(truth, found > 0, zero_division=0.0)))
     return {
-        "map": float(multilabel_average_precision(found, truth, num_labels, ignore_index=unknown)),
-        "f1": float(multilabel_f1_score(found, truth, num_labels, ignore_index=unknown)),
+        "map": sum(precision) / max(len(precision), 1),
+        "f1": sum(f1) / max(len(f1), 1),
         "nll": float(functional.binary_cross_entropy(logits, targets)),
     }
 
