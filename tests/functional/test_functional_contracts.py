@@ -19,6 +19,12 @@ LOGIT_LOSSES = {
     ),
     "dml": lambda s, t: lf.dml(s, [t, t.flip(0).flip(0)], average=True),
     "kd_multilabel": lambda s, t: lf.kd_multilabel(s, t, temperature=2.0),
+    "dkd": lambda s, t: lf.dkd(s, t, t.argmax(-1), temperature=2.0),
+    "kd_standardised": lf.kd_standardised,
+    "normkd": lf.normkd,
+    "jensen_shannon": lambda s, t: lf.jensen_shannon(s, t, beta=0.3),
+    "ttm_plain": lambda s, t: lf.ttm(s, t, gamma=1.0),
+    "kd_per_sample": lambda s, t: lf.kd_per_sample(s, t, 1 + t.double().softmax(-1).amax(-1)),
 }
 VECTOR_LOSSES = {
     "kd_regression": lf.kd_regression,

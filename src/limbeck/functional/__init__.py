@@ -21,12 +21,19 @@ from limbeck.functional.condensation import (
     online_mean,
     ranking,
 )
+from limbeck.functional.correlation import dist, pearson_distance
+from limbeck.functional.decoupled import decoupled_kl, dkd
 from limbeck.functional.divergence import (
     kl_divergence,
     kl_from_log_probs,
     kl_to_probs,
     reverse_kl,
     soft_cross_entropy,
+)
+from limbeck.functional.dynamic_temperature import (
+    confusion,
+    kd_per_sample,
+    sample_temperatures,
 )
 from limbeck.functional.explanation import (
     explanation_loss,
@@ -35,6 +42,21 @@ from limbeck.functional.explanation import (
 )
 from limbeck.functional.feature import hint
 from limbeck.functional.logit import dml, kd, kd_multilabel, kd_regression
+from limbeck.functional.matching import power_sum, ttm
+from limbeck.functional.mixture import jensen_shannon
+from limbeck.functional.partial import (
+    class_hierarchy,
+    class_similarity,
+    keep_confidence,
+    keep_top_k,
+)
+from limbeck.functional.rectification import (
+    is_wrong,
+    rectify,
+    replace_by_smoothed_label,
+    swap_with_label,
+)
+from limbeck.functional.standardised import kd_standardised, normkd, standardise_logits
 from limbeck.functional.task import (
     binary_cross_entropy,
     cross_entropy,
@@ -42,6 +64,12 @@ from limbeck.functional.task import (
     squared_error,
 )
 from limbeck.functional.temperature import TemperatureFit, fit_temperature, fit_temperature_by_ace
+from limbeck.functional.virtual import (
+    label_distribution,
+    virtual_logits,
+    virtual_teacher_loss,
+)
+from limbeck.functional.weighted import wsld, wsld_weight
 
 __all__ = [
     "Reduction",
@@ -51,9 +79,15 @@ __all__ = [
     "adaptive_expected_calibration_error",
     "binary_cross_entropy",
     "brier_score",
+    "class_hierarchy",
+    "class_similarity",
     "classwise_calibration_error",
+    "confusion",
     "cost_aware_score",
     "cross_entropy",
+    "decoupled_kl",
+    "dist",
+    "dkd",
     "dml",
     "entropy_value",
     "expected_calibration_error",
@@ -63,22 +97,42 @@ __all__ = [
     "fit_temperature_by_ace",
     "gradcam",
     "hint",
+    "is_wrong",
+    "jensen_shannon",
     "kd",
     "kd_multilabel",
+    "kd_per_sample",
     "kd_regression",
+    "kd_standardised",
+    "keep_confidence",
     "keep_schedule",
+    "keep_top_k",
     "kl_divergence",
     "kl_from_log_probs",
     "kl_to_probs",
+    "label_distribution",
     "label_smoothing_targets",
     "mixing_weights",
     "negative_log_likelihood",
+    "normkd",
     "online_mean",
     "overconfidence_error",
+    "pearson_distance",
+    "power_sum",
     "ranking",
+    "rectify",
     "reliability_bins",
+    "replace_by_smoothed_label",
     "reverse_kl",
+    "sample_temperatures",
     "soft_cross_entropy",
     "squared_error",
+    "standardise_logits",
+    "swap_with_label",
+    "ttm",
     "underconfidence_error",
+    "virtual_logits",
+    "virtual_teacher_loss",
+    "wsld",
+    "wsld_weight",
 ]

@@ -42,6 +42,21 @@ def check_positive(name: str, value: float) -> None:
         raise ValueError(f"{name} is {value}; expected a positive number")
 
 
+def check_class_indices(logits: Tensor, targets: Tensor) -> None:
+    """Raise ValueError unless there is one class index for each row of logits."""
+    if logits.shape[:-1] != targets.shape:
+        raise ValueError(
+            f"targets have shape {tuple(targets.shape)}; expected {tuple(logits.shape[:-1])}, one "
+            f"class index for each row of logits of shape {tuple(logits.shape)}"
+        )
+
+
+def check_min_classes(logits: Tensor, fewest: int) -> None:
+    """Raise ValueError where there are too few classes for the equation to say anything."""
+    if logits.shape[-1] < fewest:
+        raise ValueError(f"logits have {logits.shape[-1]} classes; expected at least {fewest}")
+
+
 def working_dtype(*tensors: Tensor) -> torch.dtype:
     """Return the precision to compute in: one step wider than the tensors.
 

@@ -11,6 +11,7 @@ from limbeck.functional._common import (
     IGNORE,
     Reduction,
     check_choice,
+    check_class_indices,
     result_dtype,
     working_dtype,
 )
@@ -41,11 +42,7 @@ def cross_entropy(
         IndexError: a label is not in [0, classes).
     """
     check_choice("reduction", reduction, Literal["batchmean", "sum", "none"])
-    if logits.shape[:-1] != targets.shape:
-        raise ValueError(
-            f"targets have shape {tuple(targets.shape)}; expected {tuple(logits.shape[:-1])}, one "
-            f"class index for each row of logits of shape {tuple(logits.shape)}"
-        )
+    check_class_indices(logits, targets)
     rows = F.cross_entropy(
         logits.to(working_dtype(logits)).flatten(end_dim=-2),
         targets.long().flatten(),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from limbeck.data.batch import IGNORE, Batch, first_tensor
 from limbeck.errors import TeacherError
+from limbeck.functional import label_distribution
 from limbeck.taps.outputs import Outputs
 from limbeck.teachers.base import Teacher
 from limbeck.teachers.digest import digest_of_parts, tensor_digest
@@ -28,10 +29,7 @@ def even_rule(correct: float) -> Rule:
     """
 
     def rule(labels: Tensor, num_classes: int) -> Tensor:
-        shape = (len(labels), num_classes)
-        rest = (1 - correct) / (num_classes - 1)
-        spread = torch.full(shape, rest, dtype=torch.float64, device=labels.device)
-        return spread.scatter_(1, labels[:, None], correct)
+        return label_distribution(labels, num_classes, correct=correct)
 
     return rule
 
