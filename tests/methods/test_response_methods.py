@@ -1,5 +1,7 @@
 """Response methods: defaults, seams and limiting cases beyond what the equations' tests show."""
 
+import math
+
 import pytest
 import torch
 from method_runs import digits, log_of, make_plan, run, same_weights, teacher_network
@@ -249,3 +251,41 @@ def labelled():
     from limbeck.data import load_data
 
     return load_data("digits", num_train=64)
+
+
+# CTKD
+
+
+def test_ctkd_turns_the_gradient_of_its_temperature_round(scene):
+    method = make_method("ctkd", ramp_epochs=4)
+    assert [method.reversal(e) for e in (0, 2, 4, 9)] == pytest.approx([0, -0.5, -1, -1])
+    slopes = {}
+    for epoch in (0, 2, 9):
+        runtime = method.prepare(torch.nn.Identity(), {}, None, Context()).double()
+        student = scene[0].clone().requires_grad_()
+        terms(runtime, (student, *scene[1:]), epoch=epoch)["ctkd"].backward()
+        slopes[epoch] = float(runtime.theta.grad)
+        hot = float(runtime.temperature().detach())
+        q, p = ((z / hot).softmax(-1) for z in scene[:2])
+        torch.testing.assert_close(student.grad, hot * (q - p) / 8, rtol=1e-9, atol=1e-13)
+    assert hot == pytest.approx(15.62, abs=0.01)
+    assert slopes[0] == 0
+    assert slopes[2] == pytest.approx(slopes[9] / 2, rel=1e-9)
+
+    def value(theta):
+        return float(functional.kd(*scene[:2], temperature=1 + 20 / (1 + math.exp(-theta))))
+
+    numerical = (value(1 + 1e-5) - value(1 - 1e-5)) / 2e-5
+    assert slopes[9] == pytest.approx(-numerical, rel=1e-5)
+
+
+def test_ctkd_trains_its_temperature_and_logs_it(tmp_path):
+    run(make_plan({"name": "ctkd", "ramp_epochs": 1}, epochs=3), tmp_path / "run")
+    hot = [r["ctkd/temperature"] for r in log_of(tmp_path / "run", "epoch")]
+    assert hot[0] == pytest.approx(15.62, abs=0.01)  # λ is still 0
+    assert hot[-1] != hot[0]
+
+
+def test_logit_mse(scene):
+    expected = ((scene[0] - scene[1]) ** 2).mean()
+    torch.testing.assert_close(terms(make_method("logit_mse"), scene)["logit_mse"], expected)

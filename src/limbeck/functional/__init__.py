@@ -32,6 +32,7 @@ from limbeck.functional.divergence import (
 )
 from limbeck.functional.dynamic_temperature import (
     confusion,
+    kd_at_temperature,
     kd_per_sample,
     sample_temperatures,
 )
@@ -100,6 +101,7 @@ __all__ = [
     "is_wrong",
     "jensen_shannon",
     "kd",
+    "kd_at_temperature",
     "kd_multilabel",
     "kd_per_sample",
     "kd_regression",

@@ -1,4 +1,4 @@
-"""A temperature for each sample (dynamic temperature distillation, Wen et al. 1911.07471)."""
+"""Temperatures that are no fixed number: one for each sample, or learned."""
 
 from typing import Literal
 
@@ -14,7 +14,7 @@ from limbeck.functional._common import (
     result_dtype,
     working_dtype,
 )
-from limbeck.functional.divergence import _centred, kl_divergence
+from limbeck.functional.divergence import _centred, kl_divergence, kl_from_log_probs
 
 Weighting = Literal["flsw", "cwsm"]
 
@@ -100,4 +100,33 @@ def kd_per_sample(
     rows = kl_divergence(student, teacher, reduction="none")
     if scale_by_temperature_squared:
         rows = tau**2 * rows
+    return reduce_rows(rows, student.shape[-1], reduction).to(result_dtype(student_logits))
+
+
+def kd_at_temperature(
+    student_logits: Float[Tensor, "*batch classes"],
+    teacher_logits: Float[Tensor, "*batch classes"],
+    *,
+    temperature: Float[Tensor, " 1"],
+    reduction: Reduction = "batchmean",
+) -> Float[Tensor, "..."]:
+    """T² KL(softmax(z_T/T) ‖ softmax(z_S/T)), differentiable in T too (CTKD, Li et al. 2211.16231).
+
+    Args:
+        student_logits: ``[*batch, classes]``.
+        teacher_logits: ``[*batch, classes]``; fixed, receives no gradient.
+        temperature: T > 0, ``[1]``; the gradient reaches it through both sides and the T².
+        reduction: see ``Reduction``.
+
+    Raises:
+        ValueError: shapes differ, or reduction is unknown.
+    """
+    check_same_shape(student_logits, teacher_logits, "logits")
+    dtype = working_dtype(student_logits, teacher_logits)
+    hot = temperature.to(dtype)
+    student, teacher = (
+        (_centred(z) / hot).log_softmax(dim=-1)
+        for z in (student_logits.to(dtype), teacher_logits.detach().to(dtype))
+    )
+    rows = hot.squeeze() ** 2 * kl_from_log_probs(student, teacher, reduction="none")
     return reduce_rows(rows, student.shape[-1], reduction).to(result_dtype(student_logits))
