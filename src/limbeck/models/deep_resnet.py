@@ -1,7 +1,7 @@
 """Residual networks of four stages, with a stem for small images.
 
 He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition" (2016, arXiv 1512.03385),
-table 1, with the stem of the CIFAR-100 distillation tables: one 3x3 convolution that keeps the
+with the stem of the CIFAR-100 distillation tables: one 3x3 convolution that keeps the
 resolution. The networks for large images, with a 7x7 stem and pooling, are in timm
 (``timm/resnet50``).
 """

@@ -1,7 +1,7 @@
 """MobileNetV2 for small images.
 
 Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks" (2018, arXiv 1801.04381),
-table 2, in the form of the CIFAR-100 distillation tables: the second stage of blocks keeps its
+in the form of the CIFAR-100 distillation tables: the second stage of blocks keeps its
 resolution, so that a 32x32 image ends in 2x2.
 """
 

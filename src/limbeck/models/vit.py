@@ -1,7 +1,7 @@
 """A small vision transformer of plain modules.
 
 Dosovitskiy et al., "An Image is Worth 16x16 Words" (2021, arXiv 2010.11929), with the usual
-pre-norm blocks.
+pre-norm blocks. ``vit_tiny`` and ``vit_small`` are the sizes that timm gives these names.
 """
 
 from __future__ import annotations
@@ -192,6 +192,6 @@ class ViT(nn.Module):
 
 
 # Sizes of Touvron et al., "Training data-efficient image transformers" (2021, arXiv 2012.12877),
-# table 1, with patches for small images.
+# with patches for small images.
 register_model("vit_tiny", dim=192, depth=12, heads=3)(ViT)
 register_model("vit_small", dim=384, depth=12, heads=6)(ViT)
