@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
+from limbeck.cli.catalogue import argument_docs
 from limbeck.errors import ModelError, RecipeError, unknown
 from limbeck.models.describe import Network
-from limbeck.models.registry import GIVEN, model_arguments, model_names
+from limbeck.models.registry import GIVEN, model_arguments, model_builder, model_names
 from limbeck.recipe.overrides import read_overrides
 
 
@@ -71,8 +73,8 @@ def network_text(network: Network) -> Text:
         text.append(f"{label:<12}", style="dim").append(f"{value}\n")
     if network.arguments:
         text.append("\narguments\n", style="bold")
-        for key, value in network.arguments.items():
-            text.append(f"  {key} = {value!r}\n")
+        for line in _arguments(network):
+            text.append(f"{line}\n")
     text.append("\nroles\n", style="bold")
     width = max((len(tap) for taps in network.roles.values() for tap in taps), default=0)
     for role, taps in network.roles.items():
@@ -88,6 +90,15 @@ def _facts(network: Network) -> Iterator[tuple[str, str]]:
     yield "samples", f"{_shape(network.input_shape)}, {network.num_classes} classes"
     yield "parameters", f"{network.parameters:,}"
     yield "FLOPs", f"{network.flops:,} (a sample's forward pass, two per multiply-add)"
+
+
+def _arguments(network: Network) -> Iterator[str]:
+    known = network.name in model_names()
+    docs = argument_docs(model_builder(network.name)) if known else {}
+    for key, value in network.arguments.items():
+        yield f"  {key} = {value!r}"
+        for line in textwrap.wrap(docs.get(key, "").replace("``", ""), 88):
+            yield f"      {line}"
 
 
 def _shape(shape: Sequence[int]) -> str:
