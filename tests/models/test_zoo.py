@@ -164,7 +164,7 @@ def test_gradients_can_be_differentiated(name):
     assert first.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [*FAMILIES, "cnn", "mlp", "vit_tiny"])  # fused attention too
 def test_networks_are_exported_with_a_free_batch(name):
     model = build(name, (3, 16, 16)).eval()
     batch = {0: torch.export.Dim("batch", min=1, max=64)}
@@ -183,7 +183,7 @@ def check_compiled(name, backend):
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize("name", ["wrn16_1", "vgg8", "shufflenetv1", "mixer"])
+@pytest.mark.parametrize("name", ["cnn", "mlp", "wrn16_1", "vgg8", "mixer"])
 def test_networks_are_one_graph(name):
     check_compiled(name, "eager")
 
