@@ -1,7 +1,7 @@
 """MkDocs hook: the pages that no one writes by hand, made at build time.
 
-A page per method from the registry, the catalogue, the recipe reference from the JSON schema, and
-the reference of every module of equations.
+A page per method from the registry, the catalogue, the recipe reference from the JSON schema,
+the reference of every module of equations; and the table of the page on networks.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import pkgutil
 from typing import Any
 
 import method_pages
+import network_table
 import recipe_page
 from mkdocs.structure.files import File, Files
 
@@ -29,6 +30,11 @@ def on_files(files: Files, config: Any) -> Files:
     for path, text in generated().items():
         files.append(File.generated(config, path, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Fill in the table of networks."""
+    return network_table.fill(markdown)
 
 
 def fill(entry: Any) -> Any:

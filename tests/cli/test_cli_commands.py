@@ -105,6 +105,13 @@ def test_run_with_resume_starts_or_goes_on(limbeck: Any, tmp_path: Path) -> None
         (["evaluate", "."], "error: .: not a run folder"),
         (["evaluate", "nowhere", "--split", "tset"], "error: split: unknown split 'tset'"),
         (["methods", "dk"], "error: unknown method 'dk': did you mean 'kd'?"),
+        (["models", "vg8"], "error: unknown model 'vg8': did you mean 'vgg8'?"),
+        (["models", "vgg8", "bn"], "error: 'bn': expected key=value, for example num_classes=10"),
+        (["models", "vgg", "depht=8"], "argument of model 'vgg': 'depht': did you mean 'depth'?"),
+        (["models", "vgg8", "name=x"], "error: unknown argument of model 'vgg8': 'name'"),
+        (["models", "timm/resnet18", "allow_code=true"], "'allow_code' (choices: input_shape"),
+        (["models", "depth=8"], "error: unknown setting of all networks 'depth'"),
+        (["models", "num_classes=0"], "error: num_classes must be at least 1, got 0"),
         (["demo", "--seeds", "0"], "error: Invalid value for '--seeds'"),
     ],
 )
@@ -222,6 +229,30 @@ def test_the_recipe_of_a_card_is_a_recipe(limbeck: Any, tmp_path: Path) -> None:
         snippet = text.split("\nrecipe\n")[1].split("\npython\n")[0]
         (tmp_path / "snippet.yaml").write_text(snippet)
         check_recipe(load_recipe(tmp_path / "snippet.yaml"))
+
+
+def test_the_catalogue_of_networks(limbeck: Any) -> None:
+    from limbeck.models import model_names
+
+    said = limbeck("models")
+    assert said.code == 0, said.err
+    listed = [line.split()[0] for line in said.out.splitlines()[1:] if line and line[0].islower()]
+    assert listed == model_names()
+    assert "wrn40_2            2,255,156  Zagoruyko and Komodakis 2016" in said.out
+    ten = json.loads(limbeck("models", "num_classes=10", "--json").out)
+    (wide,) = [network for network in ten if network["name"] == "wrn40_2"]
+    assert wide["parameters"] == 2_255_156 - 90 * 129
+
+
+def test_the_page_of_a_network(limbeck: Any) -> None:
+    said = limbeck("models", "resnet20", "shortcut=conv", "num_classes=10", "input_shape=[1,28,28]")
+    assert said.code == 0, said.err
+    assert "samples     1x28x28, 10 classes" in said.out
+    assert "  shortcut = 'conv'\n      \"pad\" (option A, no parameters)" in said.out
+    assert "  stages          layer1             16x28x28\n" in said.out
+    plain = json.loads(limbeck("models", "vgg8", "--json").out)
+    assert plain["parameters"] == 3_965_028
+    assert plain["roles"]["stages"]["blocks.4"] == [512, 4, 4]
 
 
 def test_the_schema_is_json(limbeck: Any) -> None:

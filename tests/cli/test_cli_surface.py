@@ -26,6 +26,7 @@ SURFACE = {
     "evaluate": ["--allow-code", "--help", "--json", "--split", "RUN", "KEY=VALUE"],
     "report": ["--help", "--output", "--title", "RUN"],
     "methods": ["--help", "NAME"],
+    "models": ["--allow-code", "--help", "--json", "NAME", "KEY=VALUE"],
     "demo": ["--help", "--output", "--quiet", "--seeds"],
     "schema": ["--help"],
 }

@@ -155,3 +155,29 @@ def test_every_method_has_a_page_with_its_parameters() -> None:
         recipe = yaml.safe_load(YAML.search(text)["text"])
         load_recipe({"data": "digits", "student": "cnn", "teacher": TEACHER, **recipe})
         assert all(reason in text.replace("\\|", "|") for reason in cls.card.exempt.values())
+
+
+def test_the_table_of_networks_is_filled_in() -> None:
+    table = _load("network_table")
+    page = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8")
+    assert page.count(table.MARK) == 1
+    filled = table.fill(page)
+    assert table.MARK not in filled
+    assert "| `shufflenetv2` | `channels=(116, 232, 464, 1024)` | 1,355,528 | Ma" in filled
+    assert table.fill("another page") == "another page"
+
+
+def test_the_networks_of_the_tables_are_as_large_as_the_page_says() -> None:
+    import torch
+
+    from limbeck.models import build_model, count_parameters
+
+    page = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8")
+    row = re.compile(r"^\| \w+(?: \(\w+\))? \| `(\w+)`(, `shortcut: conv`)? \| ([\d,]+) \|", re.M)
+    rows = row.findall(page)
+    assert len(rows) == 23
+    for name, conv, parameters in rows:
+        arguments = {"shortcut": "conv"} if conv else {}
+        with torch.device("meta"):
+            model = build_model(name, num_classes=100, input_shape=(3, 32, 32), **arguments)
+        assert count_parameters(model) == int(parameters.replace(",", "")), name

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from limbeck.cli import demo, ending, evaluate, methods, report, resume, run, schema
+from limbeck.cli import demo, ending, evaluate, methods, models, report, resume, run, schema
 
 app = typer.Typer(
     name="limbeck",
@@ -45,11 +45,12 @@ def limbeck(
     limbeck demo                [dim]real data, two minutes, a report[/dim]
     limbeck run recipe.yaml     [dim]train a student; key=value changes a setting[/dim]
     limbeck methods kd          [dim]paper, equation, defaults, needs[/dim]
+    limbeck models wrn16_2      [dim]parameters, FLOPs, where its features are[/dim]
     limbeck report runs/*       [dim]one page over several runs[/dim]
     """
 
 
-for _module in (run, resume, evaluate, report, methods, demo, schema):
+for _module in (run, resume, evaluate, report, methods, models, demo, schema):
     _module.add_to(app)
 
 

@@ -152,7 +152,7 @@ def _times(number: float) -> str:
 
 
 def _parameters(kind: type[Method]) -> Iterator[str]:
-    docs = _argument_docs(Method) | _argument_docs(kind)
+    docs = argument_docs(Method) | argument_docs(kind)
     for field in dataclasses.fields(kind):
         if not field.init:
             continue
@@ -165,7 +165,7 @@ def _parameters(kind: type[Method]) -> Iterator[str]:
             yield f"      {line}"
 
 
-def _argument_docs(kind: type[Any]) -> dict[str, str]:
+def argument_docs(kind: Any) -> dict[str, str]:
     """Read the ``Args:`` block of a docstring."""
     block = re.search(r"^Args:\n((?:[ ]+.*\n?|\n)*)", inspect.getdoc(kind) or "", re.MULTILINE)
     if block is None:

@@ -3,18 +3,32 @@
 from limbeck.models.cnn import CNN
 from limbeck.models.cohort import Cohort
 from limbeck.models.cost import count_flops, count_parameters, measure_latency
+from limbeck.models.deep_resnet import DeepResNet
 from limbeck.models.io import load_model, model_spec, read_spec, save_model
+from limbeck.models.mixer import Mixer
 from limbeck.models.mlp import MLP
+from limbeck.models.mobilenetv2 import MobileNetV2
 from limbeck.models.registry import build_model, model_arguments, model_names, register_model
 from limbeck.models.resnet import CifarResNet
+from limbeck.models.shufflenetv1 import ShuffleNetV1
+from limbeck.models.shufflenetv2 import ShuffleNetV2
+from limbeck.models.vgg import VGG
 from limbeck.models.vit import ViT
+from limbeck.models.wrn import WideResNet
 
 __all__ = [
     "CNN",
     "MLP",
+    "VGG",
     "CifarResNet",
     "Cohort",
+    "DeepResNet",
+    "Mixer",
+    "MobileNetV2",
+    "ShuffleNetV1",
+    "ShuffleNetV2",
     "ViT",
+    "WideResNet",
     "build_model",
     "count_flops",
     "count_parameters",

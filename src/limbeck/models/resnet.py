@@ -8,6 +8,7 @@ distillation literature: stem 32, stages 64/128/256, projection shortcuts.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -88,6 +89,8 @@ class CifarResNet(nn.Module):
     Convolutions start from He's normal initialisation (fan out for "conv", fan in for "pad", as
     in the two lines of published networks).
     """
+
+    paper: ClassVar[str] = "He et al. 2016, arXiv 1512.03385"
 
     def __init__(
         self,

@@ -1,12 +1,13 @@
 """A small vision transformer of plain modules.
 
 Dosovitskiy et al., "An Image is Worth 16x16 Words" (2021, arXiv 2010.11929), with the usual
-pre-norm blocks.
+pre-norm blocks. ``vit_tiny`` and ``vit_small`` are the sizes that timm gives these names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +85,7 @@ class TransformerBlock(nn.Module):
         return out
 
 
-class _Pool(nn.Module):
+class Pool(nn.Module):
     """One vector a sample: the class token, or the mean of all tokens."""
 
     def __init__(self, kind: str) -> None:
@@ -92,7 +93,16 @@ class _Pool(nn.Module):
         self.kind = kind
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Return ``[batch, dim]``."""
         return tokens[:, 0] if self.kind == "class" else tokens.mean(dim=1)
+
+
+def check_patch(patch: int, height: int, width: int) -> int:
+    """Return the side of a patch; raises ModelError where patches do not tile the image."""
+    (patch,) = check_sizes("patch", [patch])
+    if height % patch or width % patch:
+        raise ModelError(f"patch {patch} does not divide the image {height}x{width}")
+    return patch
 
 
 @register_model("vit")
@@ -114,6 +124,8 @@ class ViT(nn.Module):
     Inputs ``[batch, channels, height, width]``, output logits ``[batch, num_classes]``.
     """
 
+    paper: ClassVar[str] = "Dosovitskiy et al. 2021, arXiv 2010.11929"
+
     def __init__(
         self,
         num_classes: int,
@@ -130,12 +142,11 @@ class ViT(nn.Module):
     ) -> None:
         super().__init__()
         channels, height, width = check_image("vit", input_shape)
-        patch, dim, depth, heads = (
+        dim, depth, heads = (
             check_sizes(name, [value])[0]
-            for name, value in (("patch", patch), ("dim", dim), ("depth", depth), ("heads", heads))
+            for name, value in (("dim", dim), ("depth", depth), ("heads", heads))
         )
-        if height % patch or width % patch:
-            raise ModelError(f"patch {patch} does not divide the image {height}x{width}")
+        patch = check_patch(patch, height, width)
         if dim % heads:
             raise ModelError(f"heads {heads} does not divide dim {dim}")
         if pooling not in POOLING:
@@ -152,14 +163,14 @@ class ViT(nn.Module):
         )
         self.set_attention(attention)
         self.norm = nn.LayerNorm(dim)
-        self.pool = _Pool(pooling)
+        self.pool = Pool(pooling)
         self.head = nn.Linear(dim, num_classes)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return logits ``[batch, num_classes]``."""
         tokens = self.patches(inputs).flatten(2).transpose(1, 2)
         if self.class_token is not None:
-            tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
+            tokens = torch.cat([self.class_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         logits: Tensor = self.head(self.pool(self.norm(self.blocks(tokens + self.positions))))
         return logits
 
@@ -178,3 +189,9 @@ class ViT(nn.Module):
             "penultimate": "pool",
             "head": "head",
         }
+
+
+# Sizes of Touvron et al., "Training data-efficient image transformers" (2021, arXiv 2012.12877),
+# with patches for small images.
+register_model("vit_tiny", dim=192, depth=12, heads=3)(ViT)
+register_model("vit_small", dim=384, depth=12, heads=6)(ViT)
