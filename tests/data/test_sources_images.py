@@ -74,7 +74,7 @@ def test_misuse_is_one_clear_line(tmp_path: Path) -> None:
         load_data("images", root=str(tmp_path))
     (tmp_path / "red").mkdir()
     (tmp_path / "blue").mkdir()
-    with pytest.raises(DataError, match="no images in .*blue: expected files ending in .png"):
+    with pytest.raises(DataError, match=r"no images in .*blue: expected files ending in \.png"):
         load_data("images", root=str(tmp_path))
     (tmp_path / "red" / "a.png").write_bytes(b"no png")
     (tmp_path / "blue" / "b.png").write_bytes(b"no png")

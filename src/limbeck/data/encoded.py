@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Protocol
@@ -121,7 +121,7 @@ class HeldImages(TensorSamples):
 
 def held_or_read(
     parts: dict[str, EncodedImages], memory: bool | None
-) -> tuple[dict[str, EncodedImages | HeldImages], str]:
+) -> tuple[Mapping[str, EncodedImages | HeldImages], str]:
     """Hold the pixels of all parts in memory, or leave them to be decoded as they are read.
 
     What takes memory says so first: a bar on a terminal names how much, and a set that cannot fit

@@ -106,7 +106,7 @@ def check_size(size: int | Sequence[int]) -> tuple[int, int]:
 
 def _opened(content: bytes, name: str) -> Any:
     """Return the whole picture, upright, in 8 bits a channel."""
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     if not content:
         raise DataError(f"{name} cannot be read as an image: it is empty")
@@ -115,7 +115,7 @@ def _opened(content: bytes, name: str) -> Any:
         image.load()
         upright = ImageOps.exif_transpose(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else error
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
         raise DataError(f"{name} cannot be read as an image: {reason}") from error
     if upright.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))

@@ -90,12 +90,11 @@ def bundle_of_pictures(
         for part, (files, targets) in parts.items()
     }
     ready, note = held_or_read(encoded, pictures.memory)
+    options: dict[str, Any] = {**ready, **more, **common_options(common)}
     return bundle_from(
-        **ready,
         normalization=normalization,
         test_size=None if "test" in parts else test,
         name=name,
         notes=(*notes, note),
-        **more,
-        **common_options(common),
+        **options,
     )
