@@ -153,6 +153,9 @@ def test_columns_of_numbers_are_standardised_by_train() -> None:
         assert found == pytest.approx(expected, abs=1e-5)
     assert bundle.splits["train"].samples.inputs[:, 2].abs().max() == 0
     assert bundle.splits["train"].samples.targets.tolist() == [k % 2 for k in range(60)]
+    assert "1.17 KiB of numbers in memory; columns standardised by the train part" in (
+        bundle.describe()
+    )
     assert "columns standardised by the train part; validation and test cut" in bundle.describe()
     other = from_hf({"train": rows, "test": rows.select(range(7))}, label="sells", columns=["age"])
     assert other.feature_names == ("age",)
@@ -390,3 +393,9 @@ def test_no_bar_is_drawn_where_there_is_no_terminal(
     load_data("hf-dataset", path=str(tmp_path / "a.parquet"), mode="L")
     assert capsys.readouterr() == ("", "")
     assert datasets.is_progress_bar_enabled()
+
+
+def test_numbers_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoded, "_free_memory", lambda: 50)
+    with pytest.raises(DataError, match="96 bytes of numbers do not fit into the 50 bytes of mem"):
+        from_hf(numbers())

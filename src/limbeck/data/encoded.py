@@ -141,19 +141,34 @@ def held_or_read(
     need, free = sum(part.num_bytes for part in parts.values()), _free_memory()
     if memory is None:
         memory = need <= HELD and (free is None or need <= free // 2)
-    if memory and free is not None and need > free:
-        raise DataError(
-            f"{_size(need)} of pixels do not fit into the {_size(free)} of memory that are free: "
-            "say data.memory=false to decode them as they are read, or a smaller data.size="
-        )
     if memory:
+        note = room_for(
+            need,
+            "pixels",
+            "data.memory=false decodes them as they are read; or a smaller data.size=",
+        )
         with _bar(sum(map(len, parts.values())), need) as tick:
             held = {name: part.in_memory(tick) for name, part in parts.items()}
-        return {**held}, f"{_size(need)} of pixels in memory"
+        return {**held}, note
     workers = max(part.num_workers for part in parts.values())
     return {**parts}, (
         f"images decoded as they are read ({_size(need)} of pixels; num_workers={workers})"
     )
+
+
+def room_for(need: int, what: str, way_out: str) -> str:
+    """Return the note that so many bytes of something are held in memory.
+
+    Raises:
+        DataError: there is not so much; with the way out.
+    """
+    free = _free_memory()
+    if free is not None and need > free:
+        raise DataError(
+            f"{_size(need)} of {what} do not fit into the {_size(free)} of memory that are free: "
+            f"{way_out}"
+        )
+    return f"{_size(need)} of {what} in memory"
 
 
 def _free_memory() -> int | None:

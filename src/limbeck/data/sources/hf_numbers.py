@@ -11,6 +11,7 @@ from torch import Tensor
 
 from limbeck.data.bundle import DataBundle, bundle_from
 from limbeck.data.check import canonical_targets, count_outputs
+from limbeck.data.encoded import room_for
 from limbeck.data.sources.common import common_options
 from limbeck.data.splits import Size, Splits, make_splits
 from limbeck.errors import DataError
@@ -64,6 +65,8 @@ def bundle_of_numbers(
         class_names: one a class; () where there are none.
         num_classes: None: counted in train.
     """
+    need = sum(len(rows) * _row_bytes(rows, columns) for rows in parts.values())
+    notes = [*notes, room_for(need, "numbers", "take fewer rows or data.columns=")]
     read = {
         part: {column: _tensor(rows, column, part) for column in columns}
         for part, rows in parts.items()
@@ -125,6 +128,11 @@ def _standardised(inputs: Mapping[str, Tensor], train: Tensor) -> dict[str, Tens
     mean, std = rows.mean(0), rows.std(0, correction=0)
     std = torch.where(std > 0, std, torch.ones_like(std))
     return {part: ((x.double() - mean) / std).float() for part, x in inputs.items()}
+
+
+def _row_bytes(rows: Any, columns: Sequence[str]) -> int:
+    """Return the memory of one sample, by the first one."""
+    return sum(_tensor(rows.select([0]), column, "train").nbytes for column in columns if len(rows))
 
 
 def _tensor(rows: Any, column: str, part: str) -> Tensor:
