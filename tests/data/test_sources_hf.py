@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -376,6 +377,24 @@ def test_from_the_hub_by_id(monkeypatch: pytest.MonkeyPatch) -> None:
     check_digits(bundle)
     assert asked == [(("some/digits", "plain"), {"revision": "v1"})]
     assert bundle.name == "some/digits"
+
+
+def test_the_tries_to_reach_the_hub_are_not_told_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = logging.getLogger("huggingface_hub")
+    level = client.level
+
+    def load_dataset(*_: Any, **__: Any) -> Any:
+        client.warning("Retrying in 1s [Retry 1/5].")
+        raise ConnectionError("Couldn't reach it\non the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    message = "'a/b' cannot be had from the hub, nor .*: Couldn't reach it on the Hub$"
+    with pytest.raises(DataError, match=message):
+        load_data("hf-dataset", id="a/b")
+    assert not caplog.records
+    assert client.level == level
 
 
 def test_without_datasets_the_line_to_type(monkeypatch: pytest.MonkeyPatch) -> None:

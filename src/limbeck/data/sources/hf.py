@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -159,10 +160,15 @@ def _some_files(folder: Path) -> None:
 
 @contextmanager
 def _one_line(what: str) -> Iterator[None]:
-    """Turn whatever reading raises into one line; draw bars on a terminal only."""
+    """Turn whatever reading raises into one line; draw bars on a terminal only.
+
+    The hub's client says each of its tries to reach it; what it says last is enough.
+    """
     import datasets
 
-    drawn = datasets.is_progress_bar_enabled()
+    client, drawn = logging.getLogger("huggingface_hub"), datasets.is_progress_bar_enabled()
+    level = client.level
+    client.setLevel(logging.ERROR)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     try:
@@ -174,5 +180,6 @@ def _one_line(what: str) -> Iterator[None]:
         line = " ".join(str(cause or error).split()) or type(error).__name__
         raise DataError(f"{what}: {line}") from error
     finally:
+        client.setLevel(level)
         if drawn:
             datasets.enable_progress_bars()

@@ -142,8 +142,8 @@ def _only_single_values(frame: pd.DataFrame) -> None:
     """Refuse columns of lists, images and bytes, which Parquet may have."""
     for name in frame.columns:
         known = frame[name].dropna()
-        value = known.iloc[0] if len(known) else None
-        if isinstance(value, bytes | dict | list) or getattr(value, "ndim", 0):
+        value: Any = known.iloc[0] if len(known) else None
+        if isinstance(value, bytes | dict | list) or getattr(value, "ndim", 0) > 0:
             raise DataError(
                 f"column {name!r} holds more than one value a row (images or lists): "
                 "data: {name: hf-dataset} reads such Parquet files; or data.drop= it"
