@@ -174,7 +174,7 @@ def _as_bundle(
 
 def _hf_bundle(data: Any, task: str | None, num_classes: int | None) -> DataBundle | None:
     """Read Hugging Face data sets by their columns; None where these are none, or transformed."""
-    parts = data if isinstance(data, tuple | list) else (data,)
+    parts = [_set_of(part) for part in (data if isinstance(data, tuple | list) else (data,))]
     if not parts or not all(is_hf(part) for part in parts):
         return None
     names = ("train", "validation", "test")
@@ -188,6 +188,15 @@ def _hf_bundle(data: Any, task: str | None, num_classes: int | None) -> DataBund
     if splits is None:
         splits = dict(zip(names, parts, strict=False))
     return from_hf(splits, task=task, num_classes=num_classes)
+
+
+def _set_of(part: Any) -> Any:
+    """Return the Hugging Face data set that a plain DataLoader is over, else what was given."""
+    if not isinstance(part, DataLoader) or not is_hf(part.dataset):
+        return part
+    from torch.utils.data import default_collate
+
+    return part.dataset if part.collate_fn is default_collate else part
 
 
 def _is_parts(data: Any) -> bool:

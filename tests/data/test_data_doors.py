@@ -182,8 +182,9 @@ def run(data: Any, folder: Path, **options: Any) -> Any:
 def test_distill_takes_data_sets_of_the_hub(tmp_path: Path) -> None:
     rows = hf_digits()
     splits = rows.train_test_split(test_size=20, seed=0)
+    loader = torch.utils.data.DataLoader(rows, batch_size=16)
     for number, data in enumerate(
-        (rows, splits, (splits["train"], splits["test"]), rows.with_format("torch"))
+        (rows, splits, (splits["train"], splits["test"]), rows.with_format("torch"), loader)
     ):
         done = run(data, tmp_path / str(number))
         assert 0 <= done.metrics["accuracy"] <= 1

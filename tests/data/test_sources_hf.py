@@ -236,6 +236,25 @@ def test_text_labels_and_missing_ones() -> None:
     assert "20 unlabelled" in bundle.describe()
 
 
+@pytest.mark.parametrize("hidden", [-1, None])
+def test_a_split_that_hides_its_labels_is_not_used(hidden: int | None) -> None:
+    features = datasets.Features(
+        {
+            "x": datasets.List(datasets.Value("float32")),
+            "label": datasets.ClassLabel(names=["a", "b"]),
+        }
+    )
+    rows = [
+        datasets.Dataset.from_dict({"x": [[0.5]] * 40, "label": labels}, features)
+        for labels in ([0, 1] * 20, [hidden] * 40)
+    ]
+    bundle = from_hf({"train": rows[0], "test": rows[1]})
+    assert "the test split hides its labels and is not used" in bundle.describe()
+    assert len(bundle.splits["test"]) == 8
+    more = from_hf({"train": rows[0], "test": rows[1]}, unlabelled_split="test")
+    assert "(29 labelled + 40 unlabelled)" in more.describe()
+
+
 def numbers(**columns: Any) -> Any:
     return datasets.Dataset.from_dict({"x": [[0.1, 0.2]] * 12, "label": [0, 1, 2] * 4} | columns)
 

@@ -243,3 +243,27 @@ def test_one_byte_changes_the_fingerprint(tmp_path: Path) -> None:
     Image.new("RGB", (8, 6), (0, 0, 1)).save(tmp_path / "red" / "000.png")
     assert load_data("images", root=str(tmp_path)).fingerprint() != before
     assert load_data("images", root=str(tmp_path), size=4).fingerprint() != before
+
+
+def test_free_memory_is_that_of_the_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {
+        "/proc/meminfo": "MemTotal: 900 kB\nMemAvailable: 500 kB\n",
+        "/sys/fs/cgroup/memory.max": "300000\n",
+        "/sys/fs/cgroup/memory.current": "100000\n",
+    }
+
+    def copied(path: str) -> Path:
+        for name, text in files.items():
+            copy = tmp_path / name[1:]
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_text(text)
+        return tmp_path / path[1:]
+
+    monkeypatch.setattr(encoded, "Path", copied)
+    assert encoded._free_memory() == 200_000
+    files["/sys/fs/cgroup/memory.max"] = "max\n"
+    assert encoded._free_memory() == 500 * 1024
+    files["/proc/meminfo"] = "something else\n"
+    assert encoded._free_memory() is None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -98,7 +98,7 @@ class EncodedImages:
         return hashlib.sha256(form.encode()).hexdigest()
 
     def _decoded(self, position: int, content: bytes) -> Tensor:
-        return self.decoder(content, self.files.name(position))
+        return self.decoder(content, lambda: self.files.name(position))
 
 
 class HeldImages(TensorSamples):
@@ -172,14 +172,20 @@ def room_for(need: int, what: str, way_out: str) -> str:
 
 
 def _free_memory() -> int | None:
-    """Return the bytes of memory that can be taken without swapping; None where unknown."""
-    with suppress(OSError, ValueError, IndexError):
-        with open("/proc/meminfo", encoding="ascii") as lines:  # noqa: PTH123
-            found = next(line for line in lines if line.startswith("MemAvailable"))
-        return int(found.split()[1]) * 1024
-    with suppress(OSError, ValueError, AttributeError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return None
+    """Return the bytes that can be taken without swapping; None where unknown.
+
+    A container's own limit counts where it is the lower one.
+    """
+    found = []
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable"))
+        found.append(int(line.split()[1]) * 1024)
+    with suppress(OSError, ValueError):  # "max": no limit
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        found.append(max(limit - used, 0))
+    return min(found, default=None)
 
 
 def _size(count: int) -> str:

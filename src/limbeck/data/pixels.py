@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -44,12 +44,12 @@ class Decoder:
         channels, height, width = self.shape
         return channels * height * width
 
-    def __call__(self, content: bytes, name: str) -> Tensor:
+    def __call__(self, content: bytes, name: Callable[[], str]) -> Tensor:
         """Return uint8 ``[channels, height, width]``.
 
         Args:
             content: of the image file.
-            name: of the image, for messages.
+            name: gives the image's name, for messages.
 
         Raises:
             DataError: naming the image, where it cannot be read or is of another size.
@@ -60,7 +60,7 @@ class Decoder:
         if image.size[::-1] != self.size:
             if self.same_size:
                 raise DataError(
-                    f"{name}: {image.height} x {image.width} pixels where the first image has "
+                    f"{name()}: {image.height} x {image.width} pixels where the first image has "
                     f"{self.size[0]} x {self.size[1]}: say data.size= to resize all"
                 )
             image = image.convert(self.mode).resize(self.size[::-1], Image.Resampling.BILINEAR)
@@ -69,7 +69,7 @@ class Decoder:
 
 
 def decoder_for(
-    size: int | Sequence[int] | None, mode: str, first: bytes, first_name: str
+    size: int | Sequence[int] | None, mode: str, first: bytes, first_name: Callable[[], str]
 ) -> Decoder:
     """Return the decoder of a set of images.
 
@@ -77,7 +77,7 @@ def decoder_for(
         size: side, or (height, width), in pixels; None: that of the first image, of all.
         mode: "RGB" or "L".
         first: content of the first image.
-        first_name: its name, for messages.
+        first_name: gives its name, for messages.
 
     Raises:
         RecipeError: no such size or mode.
@@ -104,22 +104,22 @@ def check_size(size: int | Sequence[int]) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-def _opened(content: bytes, name: str) -> Any:
+def _opened(content: bytes, name: Callable[[], str]) -> Any:
     """Return the whole picture, upright, in 8 bits a channel."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     if not content:
-        raise DataError(f"{name} cannot be read as an image: it is empty")
+        raise DataError(f"{name()} cannot be read as an image: it is empty")
     try:
         image = Image.open(BytesIO(content))
         image.load()
         upright = ImageOps.exif_transpose(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
-        raise DataError(f"{name} cannot be read as an image: {reason}") from error
+        raise DataError(f"{name()} cannot be read as an image: {reason}") from error
     if upright.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
     if upright.mode in ("I", "F"):
-        raise DataError(f"{name}: pixels of 32 bits; expected 8 or 16 bits a channel")
+        raise DataError(f"{name()}: pixels of 32 bits; expected 8 or 16 bits a channel")
     # Pillow warns where a palette's transparency is dropped without this step
     return upright.convert("RGBA") if "transparency" in upright.info else upright

@@ -13,7 +13,7 @@ from limbeck.data.bundle import Common, DataBundle
 from limbeck.data.datasets import LABEL_KEYS
 from limbeck.data.sources.hf_numbers import bundle_of_numbers, check_numbers
 from limbeck.data.sources.hf_pictures import RowImages, is_image
-from limbeck.data.sources.hf_targets import read_targets
+from limbeck.data.sources.hf_targets import hides_labels, read_targets
 from limbeck.data.sources.pictures import Pictures, bundle_of_pictures
 from limbeck.errors import DataError, unknown
 
@@ -100,6 +100,10 @@ def from_hf(
     parts, notes = _parts(data, chosen)
     train = parts["train"]
     label = _label_column(train, label)
+    for part in ("validation", "test"):
+        if chosen[part] is None and part in parts and hides_labels(parts[part], label):
+            del parts[part]
+            notes.append(f"the {part} split hides its labels and is not used")
     image = _image_column(train, image, columns)
     used = [image] if image else _number_columns(train, columns, label)
     for part, rows in parts.items():

@@ -55,6 +55,13 @@ def read_targets(
     return "classification", names, targets
 
 
+def hides_labels(rows: Any, label: str) -> bool:
+    """Whether no sample has a label: missing ones, or -1, as the hub marks those of contests."""
+    if label not in rows.column_names or _inner(rows.features[label]) is not None:
+        return False
+    return all(value is None or value == -1 for value in rows.with_format(None)[label][:])
+
+
 def _inner(feature: Any) -> Any:
     """Return the feature inside of a list, or None."""
     if isinstance(feature, list):

@@ -84,7 +84,7 @@ def bundle_of_pictures(
         if len(files) == 0:
             raise DataError(f"the {part} data are empty: expected at least one sample")
     first = parts["train"][0]
-    decoder = decoder_for(pictures.size, pictures.mode, first.read(0), first.name(0))
+    decoder = decoder_for(pictures.size, pictures.mode, first.read(0), lambda: first.name(0))
     encoded = {
         part: EncodedImages(files, targets, decoder, pictures.num_workers)
         for part, (files, targets) in parts.items()

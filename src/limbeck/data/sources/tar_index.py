@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from limbeck.errors import DataError
@@ -14,7 +14,7 @@ BLOCK = 512  # bytes; a tar is made of whole blocks and ends with two empty ones
 _NAME = re.compile(r"(?P<key>(?:.*/)?[^/.]+)\.(?P<ending>[^/]*)")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where a file lies in a shard.
 
@@ -27,7 +27,7 @@ class Place:
     size: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """The files of one sample.
 
@@ -39,7 +39,7 @@ class Sample:
 
     shard: Path
     key: str
-    files: Mapping[str, Place] = field(default_factory=dict)
+    files: Mapping[str, Place]
 
     def __str__(self) -> str:
         return f"{self.shard}, sample {self.key!r}"
@@ -71,22 +71,21 @@ def index_of(shard: Path) -> list[Sample]:
         DataError: no tar, a compressed or damaged one, or two files of one name in a sample: with
             the shard, and the sample where there is one.
     """
-    samples: list[Sample] = []
+    groups: list[tuple[str, dict[str, Place]]] = []
     for name, place in _files(shard):
         match = _NAME.fullmatch(name)
         if match is None:
             continue
         key, ending = match["key"], match["ending"].lower()
-        if not samples or samples[-1].key != key:
-            samples.append(Sample(shard, key, {}))
-        files = samples[-1].files
+        if not groups or groups[-1][0] != key:
+            groups.append((key, {}))
+        files = groups[-1][1]
         if ending in files:
-            raise DataError(f"{samples[-1]}: two files end in .{ending}")
-        assert isinstance(files, dict)
+            raise DataError(f"{shard}, sample {key!r}: two files end in .{ending}")
         files[ending] = place
-    if not samples:
+    if not groups:
         raise DataError(f"{shard} holds no sample: expected files such as 000000.jpg, 000000.cls")
-    return samples
+    return [Sample(shard, key, files) for key, files in groups]
 
 
 def _files(shard: Path) -> Iterator[tuple[str, Place]]:
