@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from limbeck.data import DataBundle, bundle_from, from_hf, load_data
-from limbeck.data.sources.hf_columns import is_hf, transforms_itself
+from limbeck.data.sources.hf_columns import is_hf, parts_of, transforms_itself
 from limbeck.engine.plan import Plan
 from limbeck.engine.run_folder import RunFolder
 from limbeck.engine.running import Outcome, run_plan
@@ -181,12 +181,11 @@ def _hf_bundle(data: Any, task: str | None, num_classes: int | None) -> DataBund
     splits = parts[0] if isinstance(parts[0], Mapping) and len(parts) == 1 else None
     if splits is None and any(isinstance(part, Mapping) for part in parts):
         raise DataError("data: expected one DatasetDict, or data sets (train, validation, test)")
-    if any(transforms_itself(part) for part in parts):  # items say what they are, not columns
-        if splits is not None:
-            parts = [splits[name] for name in names if name in splits]
-        return bundle_from(*parts, task=task, num_classes=num_classes)
     if splits is None:
         splits = dict(zip(names, parts, strict=False))
+    if any(transforms_itself(part) for part in parts):  # items say what they are, not columns
+        named, _ = parts_of(splits, dict.fromkeys(names))
+        return bundle_from(**named, task=task, num_classes=num_classes)
     return from_hf(splits, task=task, num_classes=num_classes)
 
 

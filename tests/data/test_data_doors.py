@@ -16,6 +16,7 @@ import yaml
 from door_worlds import hf_digits, scans, write_folders, write_shards
 
 import limbeck as lb
+from limbeck.api import _as_bundle
 from limbeck.cli import main
 from limbeck.engine import distiller
 from limbeck.errors import DataError
@@ -217,7 +218,9 @@ def test_a_transform_decides_what_an_item_is(tmp_path: Path) -> None:
 
     rows = hf_digits().with_transform(transform)
     assert run(rows, tmp_path / "a", student=OfName(), num_classes=10).student is not None
-    splits = datasets.DatasetDict(train=rows, test=rows)
+    splits = datasets.DatasetDict(train=rows, test=rows.select(range(30)))
+    sizes = [len(view) for view in _as_bundle(splits, None, 10, ()).splits.values()]
+    assert sizes == [90, 10, 30]
     assert run(splits, tmp_path / "b", student=OfName(), num_classes=10).student is not None
 
 

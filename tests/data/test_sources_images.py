@@ -1,5 +1,6 @@
 """Image folders."""
 
+import io
 import sys
 from pathlib import Path
 from typing import Any
@@ -267,3 +268,28 @@ def test_free_memory_is_that_of_the_container(
     assert encoded._free_memory() == 500 * 1024
     files["/proc/meminfo"] = "something else\n"
     assert encoded._free_memory() is None
+
+
+def test_a_bar_on_a_terminal_names_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    write(tmp_path)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    load_data("images", root=str(tmp_path))
+    assert "decoding images into 4.22 KiB of memory" in terminal.getvalue()
+
+
+def test_statistics_are_one_a_channel(tmp_path: Path) -> None:
+    write(tmp_path, 4)
+    message = r"mean: expected 1 number \(mode 'L'\), got 3"
+    with pytest.raises(RecipeError, match=message):
+        load_data("images", root=str(tmp_path), mode="L", mean=[0.1, 0.2, 0.3], std=[1, 1, 1])
+    with pytest.raises(RecipeError, match=r"std: expected 3 numbers \(mode 'RGB'\), got 1"):
+        load_data("images", root=str(tmp_path), mean=[0.1, 0.2, 0.3], std=[1])

@@ -97,7 +97,7 @@ def from_hf(
         "test": test_split,
         "unlabelled": unlabelled_split,
     }
-    parts, notes = _parts(data, chosen)
+    parts, notes = parts_of(data, chosen)
     train = parts["train"]
     label = _label_column(train, label)
     for part in ("validation", "test"):
@@ -130,8 +130,16 @@ def from_hf(
     )
 
 
-def _parts(data: Any, chosen: Mapping[str, str | None]) -> tuple[dict[str, Any], list[str]]:
-    """Return the data set of each part, and a note on splits that are not used."""
+def parts_of(data: Any, chosen: Mapping[str, str | None]) -> tuple[dict[str, Any], list[str]]:
+    """Return the data set of each part, and a note on splits that are not used.
+
+    Args:
+        data: a data set, or a mapping of splits.
+        chosen: the split of each part; None: by its name, where there is one.
+
+    Raises:
+        DataError: a stream, an empty part, or no such split.
+    """
     splits = dict(data) if isinstance(data, Mapping) else {"train": data}
     for rows in splits.values():
         if not hasattr(rows, "column_names") or not hasattr(rows, "__len__"):

@@ -14,7 +14,7 @@ from limbeck.data.normalize import Normalize
 from limbeck.data.pixels import MODES, check_mode, check_size, decoder_for
 from limbeck.data.sources.common import common_options, require
 from limbeck.data.splits import Size
-from limbeck.errors import DataError
+from limbeck.errors import DataError, RecipeError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Pictures:
         num_workers: processes that decode ahead, for sets that are not held in memory.
 
     Raises:
-        RecipeError: an unknown mode, or a size that is none.
+        RecipeError: an unknown mode, a size that is none, or statistics of other channels.
         DataError: Pillow is not installed.
     """
 
@@ -47,6 +47,11 @@ class Pictures:
         check_mode(self.mode)
         if self.size is not None:
             check_size(self.size)
+        channels = MODES[self.mode]
+        for key, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) != channels:
+                wanted = f"{channels} number{'s' if channels > 1 else ''} (mode {self.mode!r})"
+                raise RecipeError(f"{key}: expected {wanted}, got {len(values)}")
         require("PIL", "Pillow", "vision")
 
     @property
