@@ -233,3 +233,13 @@ def test_what_distill_refuses(tmp_path: Path) -> None:
     labels = [*rows["label"][:5], -1, *rows["label"][6:]]
     with pytest.raises(DataError, match="train, sample 5: label -1 is negative"):
         run(hf_digits(label=labels), tmp_path / "a")
+
+
+def test_paths_of_shards_start_from_the_recipe(tmp_path: Path) -> None:
+    from limbeck.recipe import load_recipe
+
+    keys = ("path", "validation_path", "test_path", "unlabelled_path")
+    shards = {key: f"shards/{key}-{{0..3}}.tar" for key in keys}
+    write_recipe(tmp_path, {"name": "webdataset", **shards})
+    options = load_recipe(tmp_path / "recipe.yaml").data.arguments
+    assert {key: options[key] for key in keys} == {k: str(tmp_path / v) for k, v in shards.items()}
