@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from limbeck.data import DataBundle, bundle_from, load_data
+from limbeck.data import DataBundle, bundle_from, from_hf, load_data
+from limbeck.data.sources.hf_columns import is_hf, parts_of, transforms_itself
 from limbeck.engine.plan import Plan
 from limbeck.engine.run_folder import RunFolder
 from limbeck.engine.running import Outcome, run_plan
@@ -88,8 +89,8 @@ def distill(
         student: a module (a copy of it is trained), a name of ``limbeck.models``, or a list of
             these: a cohort, whose members are each other's teacher "peers".
         data: a data set or ``(x, y)`` tensors, or ``(train, validation[, test])`` of these, or the
-            name of a bundled set, or a DataBundle. Missing parts are cut from train. A DataLoader
-            is read through its data set.
+            name of a bundled set, or a DataBundle, or a ``datasets.Dataset`` or ``DatasetDict``.
+            Missing parts are cut from train. A DataLoader is read through its data set.
         method: a name, a method such as ``lb.KD(temperature=2)``, or a sum of methods.
         epochs: passes over the training part; None: 30.
         lr: peak learning rate; None: that of the optimiser's default.
@@ -163,9 +164,38 @@ def _as_bundle(
         return load_data(data)
     if data is None:
         raise RecipeError("data: expected a data set, (x, y) tensors or parts of these, got None")
+    of_hf = _hf_bundle(data, task, num_classes)
+    if of_hf is not None:
+        return of_hf
     parts = data if _is_parts(data) else (data,)
     read = [_as_dataset(part, methods) for part in parts]
     return bundle_from(*read, task=task, num_classes=num_classes)
+
+
+def _hf_bundle(data: Any, task: str | None, num_classes: int | None) -> DataBundle | None:
+    """Read Hugging Face data sets by their columns; None where these are none, or transformed."""
+    parts = [_set_of(part) for part in (data if isinstance(data, tuple | list) else (data,))]
+    if not parts or not all(is_hf(part) for part in parts):
+        return None
+    names = ("train", "validation", "test")
+    splits = parts[0] if isinstance(parts[0], Mapping) and len(parts) == 1 else None
+    if splits is None and any(isinstance(part, Mapping) for part in parts):
+        raise DataError("data: expected one DatasetDict, or data sets (train, validation, test)")
+    if splits is None:
+        splits = dict(zip(names, parts, strict=False))
+    if any(transforms_itself(part) for part in parts):  # items say what they are, not columns
+        named, _ = parts_of(splits, dict.fromkeys(names))
+        return bundle_from(**named, task=task, num_classes=num_classes)
+    return from_hf(splits, task=task, num_classes=num_classes)
+
+
+def _set_of(part: Any) -> Any:
+    """Return the Hugging Face data set that a plain DataLoader is over, else what was given."""
+    if not isinstance(part, DataLoader) or not is_hf(part.dataset):
+        return part
+    from torch.utils.data import default_collate
+
+    return part.dataset if part.collate_fn is default_collate else part
 
 
 def _is_parts(data: Any) -> bool:

@@ -208,3 +208,14 @@ def test_damaged_files_and_missing_packages(
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(DataError, match=r"needs pandas: pip install 'limbeck\[tables\]'"):
         load_data("table", path=str(path), target="grade")
+
+
+@pytest.mark.parametrize("value", [[1, 2], {"bytes": b"a", "path": "b"}, b"a"])
+def test_columns_of_lists_or_images_are_not_categories(tmp_path: Path, value: Any) -> None:
+    pytest.importorskip("pyarrow")
+    path = str(tmp_path / "a.parquet")
+    frame(60).assign(odd=[value] * 60).to_parquet(path)
+    message = r"column 'odd' holds more than one value a row .*\{name: hf-dataset\}.*data\.drop="
+    with pytest.raises(DataError, match=message):
+        load_data("table", path=path, target="grade")
+    assert "odd" not in load_data("table", path=path, target="grade", drop=["odd"]).feature_names

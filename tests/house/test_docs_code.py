@@ -74,6 +74,19 @@ def test_recipes_on_the_pages_are_valid() -> None:
         load_recipe(yaml.safe_load(text))
 
 
+def test_data_on_the_pages_are_valid() -> None:
+    import yaml
+
+    from limbeck.recipe import load_recipe
+
+    pages = [page.read_text(encoding="utf-8") for page in PAGES]
+    found = [match["text"] for text in pages for match in YAML.finditer(text)]
+    alone = [text for text in found if text.startswith("data:") and "student:" not in text]
+    assert alone
+    for text in alone:
+        load_recipe({"student": "cnn", "method": "plain", **yaml.safe_load(text)})
+
+
 def test_commands_on_the_pages_exist() -> None:
     import typer
 

@@ -19,6 +19,8 @@ HEAVY = {
     "torchvision",
     "transformers",
     "torchmetrics",
+    "datasets",
+    "webdataset",
     "pydantic",
     "jinja2",
     "typer",

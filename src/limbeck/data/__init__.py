@@ -16,6 +16,7 @@ from limbeck.data.seeds import (
     permutation,
     seed_everything_for_step,
 )
+from limbeck.data.sources.hf_columns import from_hf
 from limbeck.data.splits import Splits, make_splits
 from limbeck.data.view import View
 
@@ -41,6 +42,7 @@ __all__ = [
     "data_names",
     "data_options",
     "eval_batches",
+    "from_hf",
     "has_label",
     "load_data",
     "make_splits",

@@ -8,7 +8,7 @@ from typing import Any
 
 from limbeck.recipe.arguments import is_path
 
-DATA_PATHS = ("root", "path", "test_path")
+DATA_PATHS = ("root", "path", "validation_path", "test_path", "unlabelled_path")
 """Options of data sources that are paths where they are text."""
 
 

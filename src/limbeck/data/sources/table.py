@@ -86,6 +86,7 @@ def table(
     )
     unused = [column, *(_column(frames[0], name) for name in drop)]
     inputs = [frame.drop(columns=unused, errors="ignore") for frame in frames]
+    _only_single_values(inputs[0])
     encoder = TableEncoder(
         categorical,
         [_column(frames[0], name) for name in categorical_columns],
@@ -135,6 +136,18 @@ def _read(path: Path, header: bool, separator: str | None, missing: Sequence[str
         raise DataError(f"{path} is empty: expected at least one row")
     frame.columns = [str(name) for name in frame.columns]
     return frame
+
+
+def _only_single_values(frame: pd.DataFrame) -> None:
+    """Refuse columns of lists, images and bytes, which Parquet may have."""
+    for name in frame.columns:
+        known = frame[name].dropna()
+        value: Any = known.iloc[0] if len(known) else None
+        if isinstance(value, bytes | dict | list) or getattr(value, "ndim", 0) > 0:
+            raise DataError(
+                f"column {name!r} holds more than one value a row (images or lists): "
+                "data: {name: hf-dataset} reads such Parquet files; or data.drop= it"
+            )
 
 
 def _column(frame: pd.DataFrame, name: str | int) -> str:
