@@ -141,7 +141,7 @@ def _facts(card: Card) -> Iterator[tuple[str, str]]:
         f"{_times(card.cost.teacher_forwards)} the teacher's forward pass and "
         f"{_times(card.cost.student_steps)} a plain student's step",
     )
-    yield "to the paper", card.faithful
+    yield "fidelity", card.faithful
     for contract, reason in card.exempt.items():
         yield "exempt", f"{contract}: {reason}"
 
