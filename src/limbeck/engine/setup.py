@@ -206,7 +206,7 @@ def check_methods(wiring: Wiring) -> None:
 
 def _check_teacher(method: Method, wiring: Wiring) -> None:
     if not wiring.teachers:
-        raise MethodError(f"method {method.name}: needs a teacher, and the recipe names none")
+        raise MethodError(f"method {method.name}: needs a teacher, and there is none")
     name = pick_teacher(wiring.teachers, method.teacher)
     if not wiring.teachers[name].can_give(method.card.teacher_access):
         raise MethodError(
