@@ -105,8 +105,8 @@ class Distillation(nn.Module):
     ) -> None:
         super().__init__()
         self.methods: tuple[Method, ...] = as_methods(method)
-        refuse_methods(self.methods)
         student = read_student(student)
+        refuse_methods(self.methods, num_students=len(members_of(student)))
         self.teachers = as_teachers(teacher, len(members_of(student)) > 1, forward)
         self.task = task or (data.task if data else task_of(example, labels))
         self.terms: dict[str, Tensor] = {}

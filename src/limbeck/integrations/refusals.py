@@ -10,9 +10,19 @@ from limbeck.methods.base import Method, Runtime
 WAY_OUT = "use limbeck.distill"
 
 
-def refuse_methods(methods: Sequence[Method]) -> None:
-    """Raise MethodError for a method that chooses the samples of an epoch."""
+def refuse_methods(methods: Sequence[Method], *, num_students: int) -> None:
+    """Raise MethodError for a method that chooses samples, or needs more students than there are.
+
+    Args:
+        methods: all methods.
+        num_students: how many students learn together.
+    """
     for method in methods:
+        if method.card.students == "cohort" and num_students < 2:
+            raise MethodError(
+                f"method {method.name}: needs several students that learn together, got one; give "
+                f"limbeck.Distillation or a Lightning DistillationModule a list, or {WAY_OUT}"
+            )
         if method.card.selects:
             _refuse_choice(method)
 

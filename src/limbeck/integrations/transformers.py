@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,12 +83,16 @@ class DistillationTrainer(Trainer):
     ) -> None:
         methods = as_methods(method)
         _refuse_options(model, options)
+        if args is not None:
+            _refuse_arguments(args)
         self._index = any(one.card.needs_index for one in methods)
         if self._index:
             options["train_dataset"] = IndexedDataset(options["train_dataset"])
         super().__init__(model, args, **options)
         self.label_names = self.label_names or ["labels"]  # of modules whose forward takes none
-        _refuse_arguments(self.args, self.label_names)
+        if len(self.label_names) > 1:
+            names = ", ".join(self.label_names)
+            raise RecipeError(f"args.label_names: expected one name, got {names}")
         self.model_accepts_loss_kwargs = False  # the model sees no labels and gives no loss
         self.loss_is_scaled_for_ga = True  # batches say their share of a step
         self._forward = forward
@@ -274,21 +278,19 @@ def _refuse_options(model: Any, options: Mapping[str, Any]) -> None:
     for name in ("compute_loss_func", "model_init"):
         if options.get(name) is not None:
             raise RecipeError(
-                f"{name}: the loss is the method's and the model is given; leave it out"
+                f"{name}: the loss is the method's, and the model is given; leave it out"
             )
     if options.get("train_dataset") is None:
         raise RecipeError("train_dataset: expected a data set, got None")
 
 
-def _refuse_arguments(args: Any, label_names: Sequence[str]) -> None:
+def _refuse_arguments(args: Any) -> None:
     """Raise RecipeError for training arguments that clash with the method's loss or with taps."""
     if args.label_smoothing_factor:
         raise RecipeError(
             f"args.label_smoothing_factor={args.label_smoothing_factor}: the label term is the "
             f"method's; write method=lb.LabelSmoothing(epsilon={args.label_smoothing_factor}) + ..."
         )
-    if len(label_names) != 1:
-        raise RecipeError(f"args.label_names: expected one name, got {', '.join(label_names)}")
     for name in ("fsdp", "deepspeed", "torch_compile"):
         if getattr(args, name, None):
             raise RecipeError(f"args.{name}: features cannot be read under it here; {WAY_OUT}")
