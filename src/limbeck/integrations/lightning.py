@@ -112,7 +112,7 @@ class DistillationModule(LightningModule):
             epochs=epochs if epochs and epochs > 0 else 1,
         )
 
-    def on_train_epoch_start(self) -> None:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Catch up where a checkpoint was written between the last step and the epoch's end."""
         if self.distillation.epoch < self.trainer.current_epoch:
             self.distillation.epoch_end()
