@@ -24,7 +24,7 @@ def network(*channels):
 
 def train(module, folder):
     trainer = Trainer(
-        max_epochs=3,
+        max_epochs=10,
         accelerator="cpu",
         default_root_dir=folder,
         logger=False,

@@ -29,9 +29,10 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import limbeck as lb
+from limbeck.data import Normalize
 from limbeck.integrations import IndexedDataset
 from limbeck.methods.base import Runtime
-from limbeck.teachers import EmaTeacher, SnapshotTeacher
+from limbeck.teachers import CalibratedTeacher, EmaTeacher, LiveTeacher, SnapshotTeacher
 
 METHODS: dict[str, Any] = {
     "kd": lb.KD(temperature=2),
@@ -257,6 +258,10 @@ def test_what_is_fitted_is_fitted_once_and_not_after_loading() -> None:
     assert torch.equal(train(second, first=2, last=3)["runtimes.0.0.mean"], expected)
 
 
+def _with_statistics() -> LiveTeacher:
+    return LiveTeacher(network(4), normalization=Normalize((0.5,), (0.5,)))
+
+
 @pytest.mark.parametrize(
     ("method", "changes", "line"),
     [
@@ -279,6 +284,17 @@ def test_what_is_fitted_is_fitted_once_and_not_after_loading() -> None:
             "method e2kd: serves classification, multilabel, not r",
         ),
         ("kdd", {}, "did you mean 'kd'"),
+        (
+            lb.KD(),
+            {"teacher": _with_statistics()},
+            r"teachers.teacher.normalization: .* pass data=",
+        ),
+        (lb.KD(), {"teacher": [_with_statistics(), network(4)]}, r"normalization: the statistics"),
+        (
+            lb.KD(),
+            {"teacher": CalibratedTeacher(LiveTeacher(network(4)))},
+            "temperature: not fitted yet",
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_clear_line(method: Any, changes: Any, line: str) -> None:

@@ -106,6 +106,7 @@ def check_teacher(teacher: Teacher, wiring: Wiring) -> None:
     """Ask a teacher about the example: it must read it, and know the same classes."""
     if isinstance(teacher, PeersTeacher) or wiring.data is not None:
         return  # with data, bind has done it
+    _check_statistics(teacher)
     try:
         said = teacher.ask(wiring.example)
     except LimbeckError:
@@ -114,3 +115,15 @@ def check_teacher(teacher: Teacher, wiring: Wiring) -> None:
         reason = str(error).strip().split("\n")[0]
         raise TeacherError(f"teachers.{teacher.name}: cannot read the example: {reason}") from error
     check_answer(teacher.name, said, len(wiring.example), wiring.num_outputs)
+
+
+def _check_statistics(teacher: Any) -> None:
+    """Refuse statistics of a teacher's own where those of the student's inputs are not known."""
+    for inner in [*getattr(teacher, "members", ()), getattr(teacher, "inner", None)]:
+        if inner is not None:
+            _check_statistics(inner)
+    if getattr(teacher, "normalization", None) is not None:
+        raise TeacherError(
+            f"teachers.{teacher.name}.normalization: the statistics of this loop's inputs are not "
+            "known; pass data=..., or re-normalise inside the teacher's forward and leave it out"
+        )
