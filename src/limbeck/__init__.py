@@ -1,8 +1,9 @@
 """Limbeck: knowledge distillation on PyTorch.
 
 Four ways in, each the previous plus one import: an equation (``limbeck.functional.kd``), a method
-in a loop of your own (``limbeck.KD()(student_logits, teacher_logits, targets)``),
-``limbeck.distill(...)``, and a recipe on the command line (``limbeck run recipe.yaml``).
+in a loop of your own (``limbeck.KD()(student_logits, teacher_logits, targets)``; one that reads
+features or has adapters: ``limbeck.Distillation``), ``limbeck.distill(...)``, and a recipe on the
+command line (``limbeck run recipe.yaml``).
 
 Names are imported when they are first used, so that ``import limbeck`` is quick. Every registered
 method is here under its class name: ``limbeck.KD``, ``limbeck.FitNet`` and so on.
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from limbeck.engine.settings import Schedule as Schedule
     from limbeck.engine.settings import Train as Train
     from limbeck.errors import LimbeckError as LimbeckError
+    from limbeck.integrations import Distillation as Distillation
     from limbeck.methods import Card as Card
     from limbeck.methods import Method as Method
     from limbeck.methods import all_methods as all_methods
@@ -43,6 +45,7 @@ _HOME = {
     "Card": "limbeck.methods",
     "Checkpoints": "limbeck.engine.settings",
     "DataBundle": "limbeck.data",
+    "Distillation": "limbeck.integrations",
     "LimbeckError": "limbeck.errors",
     "Method": "limbeck.methods",
     "Optimizer": "limbeck.engine.settings",

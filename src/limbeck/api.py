@@ -26,7 +26,7 @@ from limbeck.models import Cohort, build_model, load_model, model_spec
 from limbeck.recipe import describe_plan
 from limbeck.recipe.running import headlines
 from limbeck.recipe.telling import tell
-from limbeck.teachers import PeersTeacher, Teacher, as_teacher
+from limbeck.teachers import as_teachers
 
 
 class Run:
@@ -130,7 +130,7 @@ def distill(
         data=bundle,
         make_student=make_student,
         methods=methods,
-        teachers=_as_teachers(teacher, isinstance(student, list | tuple), forward),
+        teachers=as_teachers(teacher, isinstance(student, list | tuple), forward),
         task_weight=task_weight,
         train=settings,
         checkpoints=checkpoints or Checkpoints(),
@@ -252,34 +252,6 @@ def _as_student(student: Any, data: DataBundle) -> tuple[Callable[[], nn.Module]
         f"student: expected a module, a model's name or a list of these, got "
         f"{type(student).__name__}"
     )
-
-
-def _as_teachers(
-    teacher: Any, cohort: bool, forward: Callable[[nn.Module, Any], Any] | None
-) -> dict[str, Teacher]:
-    given = teacher if isinstance(teacher, Mapping) else {"teacher": teacher}
-    teachers = {
-        name: _as_one_teacher(one, name, forward) for name, one in given.items() if one is not None
-    }
-    if cohort and "peers" not in teachers:
-        teachers["peers"] = PeersTeacher()
-    return teachers
-
-
-def _as_one_teacher(
-    teacher: Any, name: str, forward: Callable[[nn.Module, Any], Any] | None
-) -> Teacher:
-    if isinstance(teacher, str | Path):
-        folder = Path(teacher)
-        teacher = load_model(folder / "student" if (folder / "student").is_dir() else folder)
-    if isinstance(teacher, list | tuple):
-        members = [_as_one_teacher(one, f"{name}[{i}]", forward) for i, one in enumerate(teacher)]
-        return as_teacher(members, name)
-    if isinstance(teacher, nn.Module) and forward is not None:
-        from limbeck.teachers import LiveTeacher
-
-        return LiveTeacher(teacher, name=name, forward=forward)
-    return as_teacher(teacher, name)
 
 
 def _as_train(

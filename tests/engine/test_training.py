@@ -146,7 +146,7 @@ def test_schedules_against_closed_forms(schedule: Schedule, expected: list[float
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"teachers": {}}, r"method kd: needs a teacher, and the recipe names none"),
+        ({"teachers": {}}, r"method kd: needs a teacher, and there is none"),
         (
             {"make_student": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 7))},
             r"student: gives outputs of shape \(2, 7\) .* 10 classes",

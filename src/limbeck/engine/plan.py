@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from limbeck.data.batch import Batch
 from limbeck.engine.settings import Checkpoints, Train
 from limbeck.methods.base import Method
 from limbeck.teachers.base import Teacher
@@ -51,3 +52,30 @@ class Plan:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     cohort: str = "best"
     trackers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wiring:
+    """What is wired together before a loop begins, whoever's loop it is.
+
+    Attributes:
+        methods: the method terms; the leftmost decides the default task weight.
+        teachers: teachers by name.
+        example: two samples, as evaluation would show them, on the device.
+        task: "classification", "multilabel" or "regression".
+        num_outputs: classes, labels or regression outputs.
+        data: the data; None where they are another engine's.
+        task_weight: weight of the one task term; None: the leftmost method's paper's.
+        forward: how to run a model on a batch, where it is not ``model(inputs)``.
+        compile: whether the student is compiled.
+    """
+
+    methods: tuple[Method, ...]
+    teachers: Mapping[str, Teacher]
+    example: Batch
+    task: str
+    num_outputs: int
+    data: DataBundle | None = None
+    task_weight: float | None = None
+    forward: Callable[[nn.Module, Any], Any] | None = None
+    compile: bool = False

@@ -15,7 +15,7 @@ from limbeck.data import seed_everything_for_step
 from limbeck.data.batch import Batch, first_tensor
 from limbeck.engine.asking import StudentVoice, members_of
 from limbeck.engine.distributed import World
-from limbeck.engine.plan import Plan
+from limbeck.engine.plan import Plan, Wiring
 from limbeck.engine.step import StepModule, pick_teacher
 from limbeck.engine.trackers import check_trackers
 from limbeck.errors import LimbeckError, MethodError, RecipeError
@@ -73,7 +73,8 @@ def assemble(plan: Plan, world: World) -> Assembly:
     Raises:
         LimbeckError: what does not fit, in one line, before anything is trained.
     """
-    check_methods(plan)
+    wiring = wiring_of(plan, world.device)
+    check_methods(wiring)
     check_trackers(plan.trackers)
     seed_everything_for_step(plan.seed, SETUP_STEP, 0)
     student = plan.make_student().to(world.device)
@@ -91,34 +92,72 @@ def assemble(plan: Plan, world: World) -> Assembly:
         sum=world.sum,
     )
     ctx.generator.manual_seed(torch.initial_seed())
-    for name, teacher in plan.teachers.items():
-        teacher.name = name
-        teacher.bind(plan.data, world.device)
-    check_student(student, plan, world)
-    runtimes = _prepare(plan, student, ctx)
-    changed = _changed_student(student, runtimes).to(world.device)
-    if changed is not student:
-        check_student(changed, plan, world)
-    student = changed
-    for teacher in plan.teachers.values():
-        teacher.meet(student)
+    student, runtimes = prepare_student(student, wiring, ctx)
     average = make_average(student, plan.train.ema)  # a copy, made before there are hooks
-    graph = _announce_taps(plan, runtimes)
+    module, voice, weight = join_step(student, runtimes, wiring, ctx)
+    stages = plan_stages(plan, [runtime for group in runtimes[:1] for runtime in group])
+    return Assembly(student, module, voice, plan.teachers, ctx, stages, weight, average)
+
+
+def wiring_of(plan: Plan, device: torch.device) -> Wiring:
+    """Return what of a plan is wired together before the loop begins."""
+    return Wiring(
+        methods=plan.methods,
+        teachers=plan.teachers,
+        example=example_batch(plan, device),
+        task=plan.data.task,
+        num_outputs=plan.data.num_outputs,
+        data=plan.data,
+        task_weight=plan.task_weight,
+        forward=plan.forward,
+        compile=plan.train.compile,
+    )
+
+
+def prepare_student(
+    student: nn.Module, wiring: Wiring, ctx: Context
+) -> tuple[nn.Module, list[list[Runtime]]]:
+    """Let teachers and methods meet the student.
+
+    Returns:
+        the student, changed where a method changes it; and for each member, its runtimes.
+    """
+    for name, teacher in wiring.teachers.items():
+        teacher.name = name
+        teacher.bind(wiring.data, ctx.device)
+    check_student(student, wiring)
+    runtimes = _prepare(wiring, student, ctx)
+    changed = _changed_student(student, runtimes).to(ctx.device)
+    if changed is not student:
+        check_student(changed, wiring)
+    for teacher in wiring.teachers.values():
+        teacher.meet(changed)
+    return changed, runtimes
+
+
+def join_step(
+    student: nn.Module, runtimes: Sequence[Sequence[Runtime]], wiring: Wiring, ctx: Context
+) -> tuple[StepModule, StudentVoice, float]:
+    """Put the taps on student and teachers, and make the step's loss one module.
+
+    Returns:
+        the module, the student's voice with all taps, and the weight of the task term.
+    """
+    graph = _announce_taps(wiring, runtimes)
     taps = [[tap for runtime in group for tap in runtime.student_taps()] for group in runtimes]
-    voice = StudentVoice(student, taps, forward=plan.forward, compile=plan.train.compile)
-    weight = plan.task_weight
-    weight = default_task_weight(plan.methods) if weight is None else weight
+    voice = StudentVoice(student, taps, forward=wiring.forward, compile=wiring.compile)
+    weight = wiring.task_weight
+    weight = default_task_weight(wiring.methods) if weight is None else weight
     module = StepModule(
         student,
         runtimes,
         voice=voice,
-        teachers=plan.teachers,
+        teachers=wiring.teachers,
         ctx=ctx,
         task_weight=weight,
         with_graph=graph,
-    ).to(world.device)
-    stages = plan_stages(plan, [runtime for group in runtimes[:1] for runtime in group])
-    return Assembly(student, module, voice, plan.teachers, ctx, stages, weight, average)
+    ).to(ctx.device)
+    return module, voice, weight
 
 
 def make_average(student: nn.Module, decay: float | None) -> AveragedModel | None:
@@ -137,16 +176,16 @@ def example_batch(plan: Plan, device: torch.device, size: int = 2) -> Batch:
     return raw.replace(inputs=plan.data.augment_eval(raw.inputs, raw.index)).to(device)
 
 
-def check_methods(plan: Plan) -> None:
+def check_methods(wiring: Wiring) -> None:
     """Refuse methods that cannot serve this task, teacher or student: what the Cards say."""
-    for method in plan.methods:
+    for method in wiring.methods:
         card = method.card
-        if plan.data.task not in card.tasks:
+        if wiring.task not in card.tasks:
             raise MethodError(
-                f"method {method.name}: serves {', '.join(card.tasks)}, not {plan.data.task}"
+                f"method {method.name}: serves {', '.join(card.tasks)}, not {wiring.task}"
             )
-        classes = plan.data.num_outputs
-        if plan.data.task == "classification" and classes < card.min_classes:
+        classes = wiring.num_outputs
+        if wiring.task == "classification" and classes < card.min_classes:
             raise MethodError(
                 f"method {method.name}: needs at least {card.min_classes} classes, "
                 f"the data have {classes}"
@@ -156,27 +195,27 @@ def check_methods(plan: Plan) -> None:
                 f"method {method.name}: is quadratic in classes, at most {card.max_classes}; "
                 f"the data have {classes}"
             )
-        if card.double_backward and plan.train.compile:
+        if card.double_backward and wiring.compile:
             raise RecipeError(
                 f"train.compile: method {method.name} takes second derivatives, "
                 "which compiled modules cannot give; set train.compile=false"
             )
         if card.needs_teacher:
-            _check_teacher(method, plan)
+            _check_teacher(method, wiring)
 
 
-def _check_teacher(method: Method, plan: Plan) -> None:
-    if not plan.teachers:
-        raise MethodError(f"method {method.name}: needs a teacher, and the recipe names none")
-    name = pick_teacher(plan.teachers, method.teacher)
-    if not plan.teachers[name].can_give(method.card.teacher_access):
+def _check_teacher(method: Method, wiring: Wiring) -> None:
+    if not wiring.teachers:
+        raise MethodError(f"method {method.name}: needs a teacher, and there is none")
+    name = pick_teacher(wiring.teachers, method.teacher)
+    if not wiring.teachers[name].can_give(method.card.teacher_access):
         raise MethodError(
             f"method {method.name}: asks teacher {name!r} for {method.card.teacher_access}, but "
-            f"it gives {plan.teachers[name].access} only; use a live model as teacher"
+            f"it gives {wiring.teachers[name].access} only; use a live model as teacher"
         )
 
 
-def check_student(student: nn.Module, plan: Plan, world: World) -> None:
+def check_student(student: nn.Module, wiring: Wiring) -> None:
     """Run the student once on two samples: it must read them, and give as many outputs as wanted.
 
     Raises:
@@ -184,10 +223,10 @@ def check_student(student: nn.Module, plan: Plan, world: World) -> None:
     """
     if not any(parameter.requires_grad for parameter in student.parameters()):
         raise RecipeError("student: has no trainable parameters (requires_grad is False on all)")
-    example = example_batch(plan, world.device)
+    example = wiring.example
     modes = [(part, part.training) for part in student.modules()]
     student.eval()
-    voice = StudentVoice(student, [()] * len(members_of(student)), forward=plan.forward)
+    voice = StudentVoice(student, [()] * len(members_of(student)), forward=wiring.forward)
     try:
         with torch.no_grad():
             shapes = [tuple(logits.shape) for logits in voice.logits(example)]
@@ -203,42 +242,42 @@ def check_student(student: nn.Module, plan: Plan, world: World) -> None:
         voice.close()
         for part, mode in modes:
             part.training = mode
-    wanted = (len(example), plan.data.num_outputs)
+    wanted = (len(example), wiring.num_outputs)
     for shape in shapes:
         if shape != wanted:
             raise RecipeError(
                 f"student: gives outputs of shape {shape} for {len(example)} samples; the data "
-                f"have {plan.data.num_outputs} classes, so expected {wanted}"
+                f"have {wiring.num_outputs} classes, so expected {wanted}"
             )
 
 
-def _prepare(plan: Plan, student: nn.Module, ctx: Context) -> list[list[Runtime]]:
+def _prepare(wiring: Wiring, student: nn.Module, ctx: Context) -> list[list[Runtime]]:
     """Let every method build its runtime for every member, able to ask models meanwhile.
 
     Methods to the right of one that changes the student are given the changed one.
     """
-    example = example_batch(plan, ctx.device)
+    example = wiring.example
     groups: list[list[Runtime]] = []
     for index, member in enumerate(members_of(student)):
         ctx.member, ctx.example = index, example
         group: list[Runtime] = []
-        for method in plan.methods:
-            group.append(_prepare_one(method, member, plan, ctx))
+        for method in wiring.methods:
+            group.append(_prepare_one(method, member, wiring, ctx))
             member = group[-1].student or member
         groups.append(group)
     ctx.example = None
     return groups
 
 
-def _prepare_one(method: Method, member: nn.Module, plan: Plan, ctx: Context) -> Runtime:
+def _prepare_one(method: Method, member: nn.Module, wiring: Wiring, ctx: Context) -> Runtime:
     """Let one method build its runtime, the student in eval mode and without gradients."""
-    voice = StudentVoice(member, [()], forward=plan.forward)
+    voice = StudentVoice(member, [()], forward=wiring.forward)
     ctx.student = voice.ask
     modes = [(part, part.training) for part in member.modules()]
     member.eval()
     try:
         with torch.no_grad():
-            return method.prepare(member, plan.teachers, plan.data, ctx)
+            return method.prepare(member, wiring.teachers, wiring.data, ctx)
     finally:
         voice.close()
         for part, mode in modes:
@@ -257,22 +296,22 @@ def _changed_student(student: nn.Module, groups: Sequence[Sequence[Runtime]]) ->
     return changed[0].student
 
 
-def _announce_taps(plan: Plan, groups: Sequence[Sequence[Runtime]]) -> frozenset[str]:
+def _announce_taps(wiring: Wiring, groups: Sequence[Sequence[Runtime]]) -> frozenset[str]:
     """Tell each teacher all taps wanted of it; return those whose pass should keep a graph."""
-    wanted: dict[str, list[str]] = {name: [] for name in plan.teachers}
+    wanted: dict[str, list[str]] = {name: [] for name in wiring.teachers}
     graph: dict[str, bool] = {}
     for runtime in (runtime for group in groups for runtime in group):
         method = runtime.method
         if not method.card.needs_teacher:
             continue
-        name = pick_teacher(plan.teachers, method.teacher)
+        name = pick_teacher(wiring.teachers, method.teacher)
         new = [tap for tap in runtime.teacher_taps() if tap not in wanted[name]]
         wanted[name] += new
         if method.teacher_gradients:
             graph[name] = True
     for name, taps in wanted.items():
-        if not isinstance(plan.teachers[name], PeersTeacher):
-            plan.teachers[name].set_taps(taps)
+        if not isinstance(wiring.teachers[name], PeersTeacher):
+            wiring.teachers[name].set_taps(taps)
     return frozenset(graph)
 
 

@@ -3,7 +3,7 @@
 from limbeck.teachers.base import Teacher
 from limbeck.teachers.black_box import BlackBoxTeacher
 from limbeck.teachers.calibrated import CalibratedTeacher
-from limbeck.teachers.choose import as_teacher
+from limbeck.teachers.choose import as_teacher, as_teachers
 from limbeck.teachers.ema import EmaTeacher
 from limbeck.teachers.ensemble import EnsembleTeacher
 from limbeck.teachers.live import LiveTeacher
@@ -23,5 +23,6 @@ __all__ = [
     "Teacher",
     "VirtualTeacher",
     "as_teacher",
+    "as_teachers",
     "fit_sklearn",
 ]

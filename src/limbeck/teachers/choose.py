@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from limbeck.errors import TeacherError
+from limbeck.models import load_model
 from limbeck.teachers.base import Teacher
 from limbeck.teachers.black_box import BlackBoxTeacher
 from limbeck.teachers.ensemble import EnsembleTeacher
 from limbeck.teachers.live import LiveTeacher
+from limbeck.teachers.peers import PeersTeacher
+
+Forward = Callable[[nn.Module, Any], Any]
 
 
 def as_teacher(value: Any, name: str = "teacher") -> Teacher:
@@ -40,3 +46,37 @@ def as_teacher(value: Any, name: str = "teacher") -> Teacher:
         f"teachers.{name}: expected an nn.Module, a Teacher, a list of these, or something that "
         f"gives probabilities (predict_proba or a callable), got {what}"
     )
+
+
+def as_teachers(
+    value: Any, cohort: bool = False, forward: Forward | None = None
+) -> dict[str, Teacher]:
+    """Read one teacher, called "teacher", or a mapping of teachers by name.
+
+    Args:
+        value: whatever :func:`as_teacher` reads; a folder with a saved student; a mapping of these
+            by name; None for none.
+        cohort: whether the students are several: they are each other's teacher "peers".
+        forward: ``forward(model, batch)`` for networks that are not called as ``model(inputs)``.
+
+    Raises:
+        TeacherError: something that is no teacher.
+        ModelError: a folder without a student that can be rebuilt.
+    """
+    given = value if isinstance(value, Mapping) else {"teacher": value}
+    teachers = {name: _one(one, name, forward) for name, one in given.items() if one is not None}
+    if cohort and "peers" not in teachers:
+        teachers["peers"] = PeersTeacher()
+    return teachers
+
+
+def _one(teacher: Any, name: str, forward: Forward | None) -> Teacher:
+    if isinstance(teacher, str | Path):
+        folder = Path(teacher)
+        teacher = load_model(folder / "student" if (folder / "student").is_dir() else folder)
+    if isinstance(teacher, list | tuple):
+        members = [_one(one, f"{name}[{i}]", forward) for i, one in enumerate(teacher)]
+        return as_teacher(members, name)
+    if isinstance(teacher, nn.Module) and forward is not None:
+        return LiveTeacher(teacher, name=name, forward=forward)
+    return as_teacher(teacher, name)

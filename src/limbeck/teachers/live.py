@@ -91,6 +91,11 @@ class LiveTeacher(Teacher):
         """The network."""
         return self._module
 
+    @property
+    def normalization(self) -> Normalize | None:
+        """The statistics it was trained with; None: unknown."""
+        return self._statistics.own
+
     def bind(self, data: DataBundle | None, device: torch.device) -> None:
         """Freeze the network, move it to the device, and try it on two samples."""
         self._open(device)
