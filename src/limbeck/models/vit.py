@@ -159,7 +159,7 @@ class ViT(nn.Module):
         """Return logits ``[batch, num_classes]``."""
         tokens = self.patches(inputs).flatten(2).transpose(1, 2)
         if self.class_token is not None:
-            tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
+            tokens = torch.cat([self.class_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         logits: Tensor = self.head(self.pool(self.norm(self.blocks(tokens + self.positions))))
         return logits
 
