@@ -10,7 +10,7 @@ import yaml
 from limbeck.errors import CheckpointError
 from limbeck.export.formats import Format
 from limbeck.export.subject import Subject
-from limbeck.export.telling import check_line, cost_line, size_of
+from limbeck.export.telling import check_line, cost_line, size_of, threads
 from limbeck.studies.statistics import proportion_interval
 
 _TASKS = {
@@ -30,7 +30,7 @@ def model_card(
         _front(subject, form, summary),
         f"# {summary['name']}",
         f"A {_TASKS[summary['task']]} student ({summary['student']['model']}, "
-        f"{summary['student']['parameters']:,} parameters), distilled with Limbeck and exported "
+        f"{summary['student']['parameters']:,} parameters), trained with Limbeck and exported "
         f"as {form.name}.",
         "## Use\n\n" + _use(subject, form, contract),
         "## How it was made\n\n" + _making(subject, summary, recipe),
@@ -152,17 +152,17 @@ def _export(form: Format, facts: Mapping[str, Any]) -> str:
     return (
         f"{check_line(facts)[0].upper()}{check_line(facts)[1:]}.\n\n"
         + "\n".join(lines)
-        + f"\n\nLatencies: medians of {times['repeats']} on one machine, {times['threads']} "
-        "threads. Details: `export.json`."
+        + f"\n\nLatencies: medians of {times['repeats']} on one machine, {threads(times)}. "
+        "Details: `export.json`."
     )
 
 
 def _limits(subject: Subject) -> str:
     return (
         f"For inputs like those of {subject.data.name}; what it answers to others was not "
-        "measured. A student takes over its teacher's mistakes and biases. The licence of the data, "
-        "and of the teacher's weights, is not known to Limbeck: look before you share this model, "
-        "and put the right one in the front matter."
+        "measured. A student takes over its teacher's mistakes and biases. The licence of the "
+        "data, and of the teacher's weights, is not known to Limbeck: look before you share this "
+        "model, and put the right one in the front matter."
     )
 
 

@@ -41,8 +41,8 @@ def table(facts: Mapping[str, Any]) -> list[str]:
         scores = [f"{check[name]:.4f}"] if metric else []
         times = [f"{each[name]:.3g}" for each in latency["ms"].values()]
         runtime = "torch" if name == "before" else facts["runtime"]
-        threads = f"{runtime}, {latency['threads']} thread{'s' * (latency['threads'] != 1)}"
-        rows.append([label, *scores, size_of(facts["bytes"][name]), *times, threads])
+        where = f"{runtime}, {threads(latency)}"
+        rows.append([label, *scores, size_of(facts["bytes"][name]), *times, where])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -61,6 +61,11 @@ def cost_line(check: Mapping[str, Any]) -> str:
         )
     word = "costs" if lost > 0 else "gains"
     return f"int8 {word} {abs(lost):.2f} points of {check['metric']}"
+
+
+def threads(latency: Mapping[str, Any]) -> str:
+    """Return how many threads latencies were measured with."""
+    return f"{latency['threads']} thread{'s' * (latency['threads'] != 1)}"
 
 
 def size_of(num_bytes: int) -> str:

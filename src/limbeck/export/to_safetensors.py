@@ -96,7 +96,7 @@ def _usage(subject: Subject) -> str:
             f'model = {name}.from_pretrained(".").eval()\n{asked}'
         )
     if code == standalone.FILE:
-        return f"from model import load_student  # {code} of this folder\n\nmodel = load_student()\n{asked}"
+        return f"from model import load_student\n\nmodel = load_student()\n{asked}"
     return (
         "from safetensors.torch import load_model\n\n"
         f"model = {_how_it_was_built(subject)}\n"
