@@ -46,7 +46,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small convolutional student of the digits; tests export it elsewhere."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("run") / "cnn"
-    return train(folder, {"model": "cnn", "channels": [8, 16]}, epochs=6)
+    return train(folder, {"model": "cnn", "channels": [16, 32]}, epochs=6)
 
 
 @dataclass(frozen=True)

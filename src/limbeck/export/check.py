@@ -64,7 +64,7 @@ class Check:
 def compare(subject: Subject, ask: Callable[[Any], Tensor]) -> Check:
     """Ask student and export the same samples; a batch of one sample is among them."""
     cpu = torch.device("cpu")
-    own = collect(lambda batch: subject.served(batch.inputs), subject.checked, cpu)
+    own = collect(lambda batch: subject.ask(batch.inputs), subject.checked, cpu)
     other = collect(lambda batch: ask(batch.inputs), subject.checked, cpu)
     logits, said = own.logits[0], other.logits[0]
     if logits.shape != said.shape:
@@ -73,7 +73,7 @@ def compare(subject: Subject, ask: Callable[[Any], Tensor]) -> Check:
         )
     single = first_sample(subject.checked[0].inputs)
     with torch.no_grad():
-        alone = (ask(single) - subject.served(single)).abs().max()
+        alone = (ask(single) - subject.ask(single)).abs().max()
     task = subject.data.task
     metric = MAIN_METRIC[task]
     before = score(task, logits, own.targets).get(metric)

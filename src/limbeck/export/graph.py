@@ -10,7 +10,7 @@ from torch.export import Dim, ExportedProgram
 
 from limbeck.errors import ExportError
 from limbeck.export.formats import hushed
-from limbeck.export.served import INPUT, Served, ServedByName
+from limbeck.export.served import INPUT
 from limbeck.export.subject import Subject
 
 
@@ -22,14 +22,14 @@ def capture(subject: Subject) -> ExportedProgram:
     Raises:
         ExportError: torch.export cannot follow the forward, or it fixes the batch size.
     """
-    module, args, kwargs, shapes = _call(subject)
+    args, kwargs, shapes = _call(subject)
     failure: Exception | None = None
     # Plain tracing takes len(x) for a constant; torch's second way reads the Python code instead.
     for strict in (False, True):
         try:
             with hushed():
                 program = torch.export.export(
-                    module, args, kwargs, dynamic_shapes=shapes, strict=strict
+                    subject.served, args, kwargs, dynamic_shapes=shapes, strict=strict
                 )
         except Exception as error:  # whatever a user's forward does under tracing
             failure = failure or error
@@ -40,17 +40,15 @@ def capture(subject: Subject) -> ExportedProgram:
 
 def example_call(subject: Subject) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the arguments, by position and by name, that the captured program takes."""
-    _, args, kwargs, _ = _call(subject)
+    args, kwargs, _ = _call(subject)
     return args, kwargs
 
 
-def _call(subject: Subject) -> tuple[torch.nn.Module, tuple[Any, ...], dict[str, Any], Any]:
+def _call(subject: Subject) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
     example = subject.example
     if isinstance(example, Tensor):
-        return subject.served, (example,), {}, {INPUT: {0: Dim.DYNAMIC}}
-    assert isinstance(subject.served, Served)  # nothing is baked in front of inputs by name
-    named = {name: _free(value) for name, value in example.items()}
-    return ServedByName(subject.served).eval(), (), dict(example), {"inputs": named}
+        return (example,), {}, {INPUT: {0: Dim.DYNAMIC}}
+    return (), dict(example), {name: _free(value) for name, value in example.items()}
 
 
 def _free(value: Tensor) -> dict[int, Any]:

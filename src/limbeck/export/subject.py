@@ -15,9 +15,9 @@ from limbeck.data.batch import Batch
 from limbeck.data.bundle import DataBundle
 from limbeck.engine.run_folder import RunFolder
 from limbeck.errors import ExportError
-from limbeck.export.served import Forward, Preprocessed, Served
+from limbeck.export.served import Forward, Preprocessed, Served, ServedByName
 from limbeck.models import read_spec
-from limbeck.models.calling import first_samples
+from limbeck.models.calling import call_model, first_samples
 
 CHECKED_BATCH = 64
 
@@ -63,8 +63,17 @@ class Subject:
 
     @cached_property
     def calibrated(self) -> list[Batch]:
-        """Training samples, not augmented, drawn once."""
-        return self._batches("train", self.calibration, seed=0)
+        """Training samples, not augmented, drawn once; in whole batches where there are several.
+
+        onnxruntime joins what it sees of each batch into one array: all have to be as long.
+        """
+        batches = self._batches("train", self.calibration, seed=0)
+        return [batch for batch in batches if len(batch) == len(batches[0])]
+
+    def ask(self, inputs: Any) -> Tensor:
+        """Return what the student, as it is served, answers to inputs."""
+        logits: Tensor = call_model(self.served, inputs)
+        return logits
 
     @cached_property
     def held_out(self) -> list[Batch]:
@@ -121,6 +130,8 @@ def make_subject(
             raise ExportError(f"{name}: expected at least 1 sample, got {value}")
     own = copy.deepcopy(student).cpu().eval().requires_grad_(False)
     served: nn.Module = Served(own, forward)
+    if isinstance(data.splits["train"].fetch(torch.zeros(1, dtype=torch.int64)).inputs, Mapping):
+        served = ServedByName(Served(own, forward))
     if with_preprocessing:
         served = Preprocessed(served, data)
     return Subject(run, own, served.eval(), data, with_preprocessing, samples, calibration, forward)

@@ -69,7 +69,7 @@ def _static(subject: Subject, model: Any, place: Path) -> tuple[bytes, dict[str,
 
     ready, made = place / "ready.onnx", place / "made.onnx"
     quant_pre_process(model, str(ready))
-    truth = [subject.served(batch.inputs) for batch in subject.held_out]
+    truth = [subject.ask(batch.inputs) for batch in subject.held_out]
     errors: dict[Way, float] = {}
     best: tuple[float, Way, bytes] | None = None
     for ends in (False, True):
