@@ -92,11 +92,13 @@ class Run:
         from limbeck.recipe.running import data_of
 
         folder = RunFolder(self.path)
-        say = "pass data=... to limbeck.load_run"
+        data = self._data
+        if data is None:
+            data = data_of(folder, "pass data=... to limbeck.load_run")
         return export_student(
             folder,
             self.student,
-            data_of(folder, say) if self._data is None else self._data,
+            data,
             to,
             output=output,
             forward=self._forward,

@@ -88,10 +88,16 @@ def _making(subject: Subject, summary: Mapping[str, Any], recipe: Mapping[str, A
         ("data", summary["data"]),
         ("seed", f"{summary['seed']} (one run)"),
         ("training", f"{train.get('epochs')} epochs, {summary['steps']:,} steps"),
-        ("weights", f"{summary['deployed']}, of epoch {summary['best_epoch'] + 1}"),
+        ("weights", _weights(summary)),
         ("command", _command(subject)),
     ]
     return _rows([row for row in rows if row[1] not in ("", None)])
+
+
+def _weights(summary: Mapping[str, Any]) -> str:
+    if summary["deployed"] != "best":
+        return str(summary["deployed"])
+    return f"those of epoch {summary['best_epoch'] + 1}, the best on validation"
 
 
 def _teachers(summary: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import os
 import shutil
 import statistics
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,20 +166,26 @@ def _place(run: RunFolder, form: Format, output: str | Path | None) -> Path:
 
 @contextmanager
 def _put_in(place: Path) -> Iterator[Path]:
-    """Give a folder aside; where all goes well it becomes ``place``, else it is removed."""
+    """Give a folder aside; where all goes well it becomes ``place``, else nothing is left."""
     aside = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-    with storage_errors(place):
-        aside.mkdir(parents=True)
-        try:
-            yield aside
+    fresh = not place.parent.exists()
+    try:
+        with storage_errors(place):
+            aside.mkdir(parents=True)
+        yield aside
+        with storage_errors(place):
             aside.replace(place)
             sync_folder(place.parent)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        if fresh and not place.exists():
+            with suppress(OSError):
+                place.parent.rmdir()
 
 
 def _write_all(subject: Subject, form: Format, folder: Path) -> dict[str, Any]:
-    written = form.write(subject, folder)
+    with storage_errors(folder):
+        written = form.write(subject, folder)
     check = compare(subject, written.ask)
     refuse_if_different(check, form)
     facts = {

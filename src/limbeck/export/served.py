@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,16 +43,27 @@ class Served(nn.Module):
 
 
 class ServedByName(nn.Module):
-    """The same for inputs by name: each is a keyword."""
+    """The same for inputs by name: each is an argument of its own.
 
-    def __init__(self, served: Served) -> None:
+    Args:
+        served: takes a mapping.
+        names: the names, in the data's order.
+    """
+
+    def __init__(self, served: Served, names: Sequence[str]) -> None:
         super().__init__()
         self.served = served
 
-    def forward(self, **inputs: Tensor) -> Tensor:
-        """Return logits ``[batch, outputs]``."""
-        logits: Tensor = self.served(inputs)
-        return logits
+        def forward(*inputs: Tensor, **named: Tensor) -> Tensor:
+            logits: Tensor = served({**dict(zip(names, inputs, strict=False)), **named})
+            return logits
+
+        # torch.export describes what is free by argument, and cannot look into **named.
+        places = [
+            inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names
+        ]
+        forward.__signature__ = inspect.Signature(places)  # type: ignore[attr-defined]
+        self.forward = forward
 
 
 class Preprocessed(nn.Module):

@@ -130,8 +130,9 @@ def make_subject(
             raise ExportError(f"{name}: expected at least 1 sample, got {value}")
     own = copy.deepcopy(student).cpu().eval().requires_grad_(False)
     served: nn.Module = Served(own, forward)
-    if isinstance(data.splits["train"].fetch(torch.zeros(1, dtype=torch.int64)).inputs, Mapping):
-        served = ServedByName(Served(own, forward))
+    one = data.splits["train"].fetch(torch.zeros(1, dtype=torch.int64)).inputs
+    if isinstance(one, Mapping):
+        served = ServedByName(Served(own, forward), list(one))
     if with_preprocessing:
         served = Preprocessed(served, data)
     return Subject(run, own, served.eval(), data, with_preprocessing, samples, calibration, forward)
