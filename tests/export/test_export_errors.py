@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import importlib.util
 import io
@@ -92,11 +93,26 @@ def test_an_export_that_answers_otherwise_is_not_kept(
         written = form.write(subject, folder)
         return Written(written.file, lambda inputs: written.ask(inputs) + 0.01)
 
-    import dataclasses
-
     changed = dataclasses.replace(form, write=off)
     monkeypatch.setitem(export_running.FORMATS, "safetensors", changed)
     with pytest.raises(ExportError, match=r"outputs differ by up to 0\.01, .*nothing was kept"):
+        export_run(run_folder, "safetensors", output=tmp_path / "out", **SILENT)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_does_not_answer(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = FORMATS["safetensors"]
+
+    def mute(inputs: Any) -> Tensor:
+        raise RuntimeError("no kernel\nfor this")
+
+    changed = dataclasses.replace(
+        form, write=lambda subject, folder: Written(form.write(subject, folder).file, mute)
+    )
+    monkeypatch.setitem(export_running.FORMATS, "safetensors", changed)
+    with pytest.raises(ExportError, match="does not answer: no kernel for this"):
         export_run(run_folder, "safetensors", output=tmp_path / "out", **SILENT)
     assert list(tmp_path.iterdir()) == []
 

@@ -65,15 +65,21 @@ def compare(subject: Subject, ask: Callable[[Any], Tensor]) -> Check:
     """Ask student and export the same samples; a batch of one sample is among them."""
     cpu = torch.device("cpu")
     own = collect(lambda batch: subject.ask(batch.inputs), subject.checked, cpu)
-    other = collect(lambda batch: ask(batch.inputs), subject.checked, cpu)
+    single = first_sample(subject.checked[0].inputs)
+    try:
+        other = collect(lambda batch: ask(batch.inputs), subject.checked, cpu)
+        with torch.no_grad():
+            said_alone = ask(single)
+    except Exception as error:  # whatever another runtime raises
+        why = " ".join(str(error).split())[:300]
+        raise ExportError(f"the export was written, but does not answer: {why}") from error
     logits, said = own.logits[0], other.logits[0]
     if logits.shape != said.shape:
         raise ExportError(
             f"the export answers {list(said.shape)} where the student answers {list(logits.shape)}"
         )
-    single = first_sample(subject.checked[0].inputs)
     with torch.no_grad():
-        alone = (ask(single) - subject.ask(single)).abs().max()
+        alone = (said_alone - subject.ask(single)).abs().max()
     task = subject.data.task
     metric = MAIN_METRIC[task]
     before = score(task, logits, own.targets).get(metric)
