@@ -8,13 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from digit_runs import train
 
 from limbeck.export import Exported, export_run
-from limbeck.recipe.running import run_recipe
 
 BLOCK = """\
 import sys
@@ -26,19 +25,6 @@ class Nothing:
 
 sys.meta_path.insert(0, Nothing())
 """
-
-
-def train(folder: Path, student: Any, *, epochs: int = 1, **more: Any) -> Path:
-    """Train a student on the digits."""
-    recipe = {
-        "data": "digits",
-        "student": student,
-        "method": "plain",
-        "train": {"epochs": epochs, "batch_size": 50},
-        **more,
-    }
-    run_recipe(recipe, output=folder, quiet=True)
-    return folder
 
 
 @pytest.fixture(scope="session")

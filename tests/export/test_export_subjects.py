@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from digit_runs import train
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import limbeck as lb
-from conftest import train  # type: ignore[import-not-found]
 from limbeck.errors import ExportError
 from limbeck.export import export_run
 from limbeck.export.standalone import standalone_source
