@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -28,6 +28,9 @@ from limbeck.recipe.running import headlines
 from limbeck.recipe.telling import tell
 from limbeck.teachers import as_teachers
 
+if TYPE_CHECKING:
+    from limbeck.export import Exported
+
 
 class Run:
     """A finished run.
@@ -38,7 +41,13 @@ class Run:
         summary: everything summary.json says.
     """
 
-    def __init__(self, outcome: Outcome) -> None:
+    def __init__(
+        self,
+        outcome: Outcome,
+        data: DataBundle | None = None,
+        forward: Callable[[nn.Module, Any], Any] | None = None,
+    ) -> None:
+        self._data, self._forward = data, forward
         self.path: Path = outcome.folder.path
         self.student: nn.Module = outcome.student
         self.summary: Mapping[str, Any] = outcome.summary
@@ -53,6 +62,76 @@ class Run:
         from limbeck.reports import write_report
 
         return write_report([self.path], Path(out) if out else self.path / "report.html")
+
+    def export(
+        self,
+        to: str,
+        output: str | Path | None = None,
+        *,
+        samples: int = 10_000,
+        calibration: int = 512,
+        with_preprocessing: bool = False,
+        quiet: bool = False,
+    ) -> Exported:
+        """Write the student for another runtime, and check it against the student.
+
+        Args:
+            to: "safetensors", "onnx", "torch-export" or "int8".
+            output: the exported folder; None: ``export/<to>`` in the run's folder.
+            samples: test samples that the export is checked on, at most.
+            calibration: training samples that int8 reads ranges from.
+            with_preprocessing: take raw inputs; build scaling and normalisation into the graph.
+            quiet: print nothing.
+
+        Returns:
+            where it is (``.folder``, ``.file``) and what was measured (``.facts``).
+
+        Raises:
+            LimbeckError: in one line; nothing is left behind.
+        """
+        from limbeck.export import export_student
+        from limbeck.recipe.running import data_of
+
+        folder = RunFolder(self.path)
+        data = self._data
+        if data is None:
+            data = data_of(folder, "pass data=... to limbeck.load_run")
+        return export_student(
+            folder,
+            self.student,
+            data,
+            to,
+            output=output,
+            forward=self._forward,
+            samples=samples,
+            calibration=calibration,
+            with_preprocessing=with_preprocessing,
+            say=_nobody if quiet else tell,
+        )
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        to: str = "safetensors",
+        private: bool = False,
+        api: Any = None,
+        **options: Any,
+    ) -> str:
+        """Export the student and upload it with its model card; return its address.
+
+        Args:
+            repository: "OWNER/NAME" on the Hugging Face Hub; made where it does not exist.
+            to: the format, as for :meth:`export`.
+            private: whether a new repository is private.
+            api: a ``huggingface_hub.HfApi`` of your own; None: one by your login.
+            options: further options of :meth:`export`.
+        """
+        from limbeck.export import hub_api, push_folder
+
+        api = hub_api(repository) if api is None else api
+        exported = self.export(to, **options)
+        return push_folder(exported.folder, repository, api, private=private)
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value:.4g}" for name, value in self.metrics.items())
@@ -146,13 +225,26 @@ def distill(
     outcome = run_plan(plan, folder, resume=resume, quiet=quiet)
     for line in [] if silent else headlines(outcome)[:-1]:  # the last is for the command line
         tell(line)
-    return Run(outcome)
+    return Run(outcome, bundle, forward)
 
 
-def load_run(path: str | Path) -> Run:
-    """Open a finished run whose student Limbeck can rebuild by name."""
+def load_run(path: str | Path, student: nn.Module | None = None, data: Any = None) -> Run:
+    """Open a finished run.
+
+    Args:
+        path: the run's folder.
+        student: a module to fill with the trained weights; needed where Limbeck cannot rebuild
+            the student by name.
+        data: as for :func:`distill`; needed by ``export`` where the run was started from Python.
+    """
     folder = RunFolder.open(path)
-    return Run(Outcome(folder, load_model(folder.student), folder.summary))
+    loaded = load_model(folder.student, student)
+    bundle = None if data is None else _as_bundle(data, folder.summary["task"], None, ())
+    return Run(Outcome(folder, loaded, folder.summary), bundle)
+
+
+def _nobody(line: str) -> None:
+    """Say nothing."""
 
 
 def _as_bundle(

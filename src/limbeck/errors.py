@@ -50,6 +50,10 @@ class StorageError(LimbeckError, OSError):
     """A file could not be written: no permission or no space."""
 
 
+class ExportError(LimbeckError, ValueError):
+    """A student cannot be exported in this form, or what was written answers differently."""
+
+
 class NonFiniteError(LimbeckError, ArithmeticError):
     """A loss became NaN or infinite."""
 

@@ -8,7 +8,18 @@ from typing import Annotated
 
 import typer
 
-from limbeck.cli import demo, ending, evaluate, methods, models, report, resume, run, schema
+from limbeck.cli import (
+    demo,
+    ending,
+    evaluate,
+    export,
+    methods,
+    models,
+    report,
+    resume,
+    run,
+    schema,
+)
 
 app = typer.Typer(
     name="limbeck",
@@ -50,7 +61,7 @@ def limbeck(
     """
 
 
-for _module in (run, resume, evaluate, report, methods, models, demo, schema):
+for _module in (run, resume, evaluate, report, export, methods, models, demo, schema):
     _module.add_to(app)
 
 

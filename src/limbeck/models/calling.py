@@ -21,12 +21,17 @@ def call_model(model: nn.Module, inputs: Any, **extra: Any) -> Any:
 
 def first_sample(inputs: Any) -> Any:
     """Return the inputs of the first sample only, the batch dimension kept (``[1, ...]``)."""
+    return first_samples(inputs, 1)
+
+
+def first_samples(inputs: Any, count: int) -> Any:
+    """Return the inputs of the first ``count`` samples, or of all where there are fewer."""
     if isinstance(inputs, Tensor):
-        return inputs[:1]
+        return inputs[:count]
     if isinstance(inputs, Mapping):
-        return {key: first_sample(value) for key, value in inputs.items()}
+        return {key: first_samples(value, count) for key, value in inputs.items()}
     if isinstance(inputs, list | tuple):
-        return type(inputs)(first_sample(value) for value in inputs)
+        return type(inputs)(first_samples(value, count) for value in inputs)
     return inputs
 
 

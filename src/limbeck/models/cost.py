@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from limbeck.data.batch import first_tensor
-from limbeck.models.calling import call_model, evaluating, first_sample
+from limbeck.models.calling import call_model, evaluating, first_sample, first_samples
 
 
 def count_parameters(model: nn.Module, *, trainable: bool = False) -> int:
@@ -43,21 +43,22 @@ def count_flops(model: nn.Module, example_inputs: Any) -> int:
 
 
 def measure_latency(
-    model: nn.Module, example_inputs: Any, *, repeats: int = 30, warmup: int = 5
+    model: nn.Module, example_inputs: Any, *, repeats: int = 30, warmup: int = 5, batch: int = 1
 ) -> float:
-    """Median milliseconds of one forward pass at batch 1, in eval mode without gradients.
+    """Median milliseconds of one forward pass, in eval mode without gradients.
 
     Args:
         model: the network, already on its device.
-        example_inputs: a batch of any size on the same device; its first sample is used.
+        example_inputs: a batch of any size on the same device; its first samples are used.
         repeats: timed passes, at least 1.
         warmup: passes before them.
+        batch: samples in each pass (fewer where ``example_inputs`` has fewer).
 
     The median is over single passes. Modes and batch statistics are left as they were.
     """
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
-    inputs = first_sample(example_inputs)
+    inputs = first_samples(example_inputs, batch)
     device = first_tensor(inputs).device
     times = []
     with evaluating(model):

@@ -135,6 +135,7 @@ def _write_weights(model: nn.Module, path: Path) -> str:
     """Write the weights whole or not at all; return the checksum of what was written."""
     with written_whole(path) as aside:
         _save_weights(model, aside)
+        aside.chmod(path.parent.stat().st_mode & 0o666)  # the writer makes it its owner's alone
         return digest(aside)
 
 

@@ -55,6 +55,11 @@ def register_model(name: str, **fixed: Any) -> Callable[[Builder], Builder]:
     return register
 
 
+def model_entry(name: str) -> Entry | None:
+    """Return what is registered as ``name``; None where nothing is."""
+    return _ENTRIES.get(name)
+
+
 def model_builder(name: str) -> Callable[..., nn.Module]:
     """Return the function that builds the network registered as ``name``."""
     return _ENTRIES[name].build

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from limbeck.data.batch import Batch
+from limbeck.data.bundle import DataBundle
 from limbeck.data.loader import eval_batches
 from limbeck.engine.distributed import joined_world
 from limbeck.engine.evaluate import collect, score
@@ -160,6 +161,19 @@ def recipe_of(run: RunFolder, overrides: Overrides = (), in_python: str = "") ->
     return load_recipe(document, overrides, folder=run.path)
 
 
+def data_of(run: RunFolder, in_python: str = "", overrides: Overrides = ()) -> DataBundle:
+    """Return the data of a run folder, as its recipe says; see :func:`recipe_of`."""
+    return Workshop(Store()).data(recipe_of(run, overrides, in_python))
+
+
+def finished_run(folder: str | Path) -> RunFolder:
+    """Open a run that is done; CheckpointError for another."""
+    run = RunFolder.open(folder)
+    if run.summary.get("status") != "done":
+        raise CheckpointError(f"{run.path}: not finished; go on with: limbeck resume {run.path}")
+    return run
+
+
 def evaluate_run(
     folder: str | Path,
     split: str = "test",
@@ -183,8 +197,7 @@ def evaluate_run(
         raise RecipeError("split: " + unknown("split", split, SPLITS))
     run = RunFolder.open(folder)
     recipe = recipe_of(run, overrides, f"its metrics are in {run.path / 'summary.json'}")
-    if run.summary.get("status") != "done":
-        raise CheckpointError(f"{run.path}: not finished; go on with: limbeck resume {run.path}")
+    finished_run(run.path)
     data = Workshop(Store()).data(recipe)
     student = load_model(run.student, allow_code=allow_code)
 
