@@ -22,6 +22,7 @@ from limbeck.errors import LimbeckError, MethodError, RecipeError
 from limbeck.methods.base import Method, Runtime, Stage
 from limbeck.methods.compose import default_task_weight
 from limbeck.methods.context import Context
+from limbeck.models.pretrained_config import size_hint
 from limbeck.teachers.base import Teacher
 from limbeck.teachers.peers import PeersTeacher
 
@@ -197,7 +198,7 @@ def check_student(student: nn.Module, plan: Plan, world: World) -> None:
         reason = str(error).strip().split("\n")[0]
         raise RecipeError(
             f"student: cannot read inputs of shape {list(first_tensor(example.inputs).shape)} "
-            f"({first_tensor(example.inputs).dtype}): {reason}"
+            f"({first_tensor(example.inputs).dtype}): {reason}{size_hint(members_of(student)[0])}"
         ) from error
     finally:
         voice.close()

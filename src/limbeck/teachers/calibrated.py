@@ -162,6 +162,14 @@ class CalibratedTeacher(Teacher):
         """Hand the epoch on."""
         self.inner.epoch_end(student, ctx)
 
+    def reads(self, data: DataBundle) -> str:
+        """Return what the inner teacher does with its inputs."""
+        return self.inner.reads(data)
+
+    def inputs_of(self, batch: Batch) -> Any:
+        """Return the inputs as the inner teacher's module reads them."""
+        return self.inner.inputs_of(batch)
+
     def describe(self) -> str:
         """Return the inner teacher and T."""
         how = f" (by {self.temperature} on validation)" if isinstance(self.temperature, str) else ""
