@@ -90,6 +90,7 @@ def assemble(plan: Plan, world: World) -> Assembly:
         world_size=world.size,
         device=world.device,
         sum=world.sum,
+        forward=plan.forward,
     )
     ctx.generator.manual_seed(torch.initial_seed())
     for name, teacher in plan.teachers.items():

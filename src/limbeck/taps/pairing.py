@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -12,7 +13,7 @@ from limbeck.errors import ShapeError, TapError
 from limbeck.models.calling import call_model, evaluating
 from limbeck.taps.hooks import tapping
 from limbeck.taps.resolve import resolve_taps
-from limbeck.taps.roles import Call, Roles, infer_roles, roles_of, unwrap
+from limbeck.taps.roles import Call, Roles, declares_head, infer_roles, roles_of, unwrap
 
 Shape: TypeAlias = tuple[int, ...]
 Pairs: TypeAlias = "str | Sequence[str | tuple[str, str] | list[str]]"
@@ -115,13 +116,22 @@ class _Side:
         self.model, self.example, self.roles, self.call = model, example, roles, call
 
     def learn_roles(self, taps: Sequence[str]) -> None:
-        """Run the network once where a tap is one of its stages and it does not declare them."""
-        asked = any(tap.split(".")[0].split("[")[0] == "stages" for tap in taps)
-        if self.roles is None and asked and "stages" not in roles_of(self.model):
-            self.roles = infer_roles(self.model, self.example, call=self.call)
+        """Run the network once where a tap is by a role that it does not declare."""
+        if self.roles is not None:
+            return
+        roles = {re.split(r"[.\[:]", tap)[0] for tap in taps}
+        stages = "stages" in roles and "stages" not in roles_of(self.model)
+        head = bool(roles & {"head", "penultimate"}) and not declares_head(self.model)
+        if stages or head:
+            self.roles = infer_roles(self.model, self.example, call=self.call, stages=stages)
 
     def shapes(self, tap: str) -> dict[str, Shape]:
         """Return the shapes at a tap, by name."""
+        if tap.startswith("stages") and getattr(self.model, "output_fmt", "NCHW") == "NHWC":
+            raise TapError(
+                f"the stages of {type(self.model).__name__} are maps [batch, height, width, "
+                "channels], which no projector reads: pair vectors (pairs: penultimate)"
+            )
         return tap_shapes(self.model, tap, self.example, roles=self.roles, call=self.call)
 
     def lasting(self, name: str) -> str:

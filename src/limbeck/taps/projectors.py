@@ -62,7 +62,9 @@ def _make_layer(
 ) -> nn.Module:
     if len(ours) != len(theirs):
         forms = f"{_form(ours)} against {_form(theirs)}"
-        raise _misfit(names, ours, theirs, f"features have different numbers of dimensions, {forms}")
+        raise _misfit(
+            names, ours, theirs, f"features have different numbers of dimensions, {forms}"
+        )
     if kind == "identity":
         if ours[1:] != theirs[1:]:
             raise _misfit(names, ours, theirs, "'identity' needs equal shapes")

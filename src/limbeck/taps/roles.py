@@ -76,7 +76,7 @@ def head_of(model: nn.Module) -> nn.Module:
 
 
 def infer_roles(
-    model: nn.Module, example: Any, *, call: Call = call_model
+    model: nn.Module, example: Any, *, call: Call = call_model, stages: bool = True
 ) -> dict[str, list[str] | str]:
     """Return ``roles_of`` with what one forward pass adds: the stages, and the head really used.
 
@@ -88,17 +88,17 @@ def infer_roles(
         model: the network; modes and batch statistics are left as they were.
         example: inputs of at least one sample.
         call: ``call(model, example)`` where it is not called as ``model(example)``.
+        stages: whether stages are wanted; False for the head alone.
 
-    Raises TapError where no stage is found.
+    Raises TapError where stages are wanted and none is found.
     """
     model = unwrap(model)
     roles = roles_of(model)
-    declared = getattr(model, "roles", None) is not None
     outputs = _probe(model, example, call)
-    if "stages" not in roles:
-        stages = _map_stages(outputs)
+    if stages and "stages" not in roles:
+        maps = _map_stages(outputs)
         tokens = _token_stages(model, outputs)
-        roles["stages"] = tokens if len(tokens) > len(stages) else stages or tokens
+        roles["stages"] = tokens if len(tokens) > len(maps) else maps or tokens
         if not roles["stages"]:
             raise TapError(
                 f"no stages found in {type(model).__name__}: no module gives maps or tokens; name "
@@ -106,10 +106,15 @@ def infer_roles(
                 "the vectors that the heads read), or give the model a roles() method"
             )
     linear = [name for name, _ in outputs if isinstance(model.get_submodule(name), nn.Linear)]
-    if linear and not declared and not _timm_head(model):
+    if linear and not declares_head(model):
         roles["head"] = linear[-1]
         roles["penultimate"] = f"{linear[-1]}:in"
     return roles
+
+
+def declares_head(model: nn.Module) -> bool:
+    """Whether a network says itself what its head is: by ``roles()``, or as timm's do."""
+    return getattr(model, "roles", None) is not None or _timm_head(model) is not None
 
 
 def _probe(model: nn.Module, example: Any, call: Call) -> list[tuple[str, tuple[int, ...]]]:

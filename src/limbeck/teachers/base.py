@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -87,6 +87,11 @@ class Teacher:
     @property
     def module(self) -> nn.Module | None:
         """The module to count parameters on, or None for a black box."""
+        return None
+
+    @property
+    def forward(self) -> Callable[[Any, Any], Any] | None:
+        """``forward(module, batch)`` where ``module`` is not called as ``module(inputs)``."""
         return None
 
     @property

@@ -84,7 +84,7 @@ class BlackBoxTeacher(Teacher):
         self.name = name
         self.function = function
         self.num_outputs = num_outputs
-        self.gives = gives
+        self.gives: Literal["probabilities", "logits", "values"] = gives
         self.floor = floor
         self.takes = takes
         # Networks of other frameworks have predict too, but are called.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -148,6 +148,11 @@ class CalibratedTeacher(Teacher):
     def module(self) -> nn.Module | None:
         """The inner teacher's module."""
         return self.inner.module
+
+    @property
+    def forward(self) -> Callable[[Any, Any], Any] | None:
+        """What the inner teacher's module is run by."""
+        return self.inner.forward
 
     @property
     def state(self) -> nn.Module | None:

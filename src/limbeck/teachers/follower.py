@@ -86,6 +86,11 @@ class FollowerTeacher(Teacher):
         return None if self._live is None else self._live.module
 
     @property
+    def forward(self) -> Callable[[Any, Any], Any] | None:
+        """What the copy is run by, where that was given."""
+        return self._forward
+
+    @property
     def state(self) -> nn.Module | None:
         """The copy, once there is a student."""
         return self.module

@@ -103,6 +103,11 @@ class LiveTeacher(Teacher):
         """The network."""
         return self._module
 
+    @property
+    def forward(self) -> Callable[[Any, Any], Any] | None:
+        """What the network is run by, where that was given."""
+        return self._forward
+
     def bind(self, data: DataBundle | None, device: torch.device) -> None:
         """Freeze the network, move it to the device, and try it on two samples."""
         self._open(device)

@@ -113,7 +113,7 @@ class OnnxTeacher(BlackBoxTeacher):
 
     def describe(self) -> str:
         """Return file and inputs, what it gives and who said so, and the statistics it sees."""
-        gives = self.gives if self.task != "regression" else "values"
+        gives: str = self.gives if self.task != "regression" else "values"
         if self.output == "auto" and self.task != "regression":
             gives += " (told by its answers)" if self._told else " or probabilities (told on bind)"
         return f"{self.file.describe()}, gives {gives}; {self._statistics.describe()}"
