@@ -25,7 +25,7 @@ from limbeck.models import Cohort, build_model, load_model, model_spec
 from limbeck.recipe import describe_plan
 from limbeck.recipe.running import headlines
 from limbeck.recipe.telling import tell
-from limbeck.teachers import PeersTeacher, Teacher, as_teacher
+from limbeck.teachers import OnnxTeacher, PeersTeacher, Teacher, as_teacher
 
 
 class Run:
@@ -84,7 +84,8 @@ def distill(
     Args:
         teacher: a module; a Teacher; a list of modules (an ensemble); an object with
             ``predict_proba`` or a callable that gives probabilities; a folder with a saved student;
-            a mapping of these by name; None for methods that need none.
+            an ONNX file; a mapping of these by name; None for methods that need none. A timm module
+            is shown its inputs as its ``pretrained_cfg`` says.
         student: a module (a copy of it is trained), a name of ``limbeck.models``, or a list of
             these: a cohort, whose members are each other's teacher "peers".
         data: a data set or ``(x, y)`` tensors, or ``(train, validation[, test])`` of these, or the
@@ -241,6 +242,8 @@ def _as_one_teacher(
 ) -> Teacher:
     if isinstance(teacher, str | Path):
         folder = Path(teacher)
+        if folder.suffix == ".onnx":
+            return OnnxTeacher(folder, name=name)
         teacher = load_model(folder / "student" if (folder / "student").is_dir() else folder)
     if isinstance(teacher, list | tuple):
         members = [_as_one_teacher(one, f"{name}[{i}]", forward) for i, one in enumerate(teacher)]
@@ -338,7 +341,7 @@ def _named(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _named(one) for key, one in value.items()}
     if isinstance(value, str | Path):
-        return {"model": str(value)}
+        return {"onnx" if Path(value).suffix == ".onnx" else "model": str(value)}
     return {"python": f"{type(value).__module__}.{type(value).__qualname__}"}
 
 

@@ -76,7 +76,9 @@ class InputStatistics:
     @property
     def changes(self) -> bool:
         """Whether inputs are changed at all."""
-        return self._bound and self.own is not None and self.own != (self._data or Normalize())
+        if not self._bound or self.own is None:
+            return False
+        return not self.own.same_as(self._data or Normalize())
 
     def __call__(self, inputs: Any, name: str) -> Any:
         """Return the inputs under the teacher's statistics; never writes to what it is given.
