@@ -196,7 +196,7 @@ def check_student(student: nn.Module, plan: Plan, world: World) -> None:
     except LimbeckError:
         raise
     except Exception as error:  # whatever a stranger's forward raises
-        reason = str(error).strip().split("\n")[0]
+        reason = str(error).strip().split("\n")[0].rstrip(".")
         raise RecipeError(
             f"student: cannot read inputs of shape {list(first_tensor(example.inputs).shape)} "
             f"({first_tensor(example.inputs).dtype}): {reason}{size_hint(members_of(student)[0])}"

@@ -132,7 +132,11 @@ def _read_file(name: str, path: Path) -> dict[str, Tensor]:
         raise ModelError(
             f"model {name!r}: weights: {path} cannot be read as tensors alone: {one_line(error)}"
         ) from error
-    inner = next((state[key] for key in ("state_dict", "model") if key in state), state)
+    inner = state
+    if isinstance(state, Mapping):
+        inner = next((state[key] for key in ("state_dict", "model") if key in state), state)
+    if not isinstance(inner, Mapping):
+        raise ModelError(f"model {name!r}: weights: {path} holds no weights by name")
     return {str(key).removeprefix("module."): value for key, value in inner.items()}
 
 

@@ -123,7 +123,7 @@ class LiveTeacher(Teacher):
             raise
         except Exception as error:  # whatever a stranger's forward raises
             shape = list(first_tensor(example.inputs).shape)
-            reason = str(error).strip().split("\n")[0]
+            reason = str(error).strip().split("\n")[0].rstrip(".")
             raise TeacherError(
                 f"teachers.{self.name}: {type(self._module).__name__} cannot read inputs of shape "
                 f"{shape}: {reason}{size_hint(self._module)}"
