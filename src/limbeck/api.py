@@ -164,7 +164,8 @@ def distill(
     Args:
         teacher: a module; a Teacher; a list of modules (an ensemble); an object with
             ``predict_proba`` or a callable that gives probabilities; a folder with a saved student;
-            a mapping of these by name; None for methods that need none.
+            an ONNX file; a mapping of these by name; None for methods that need none. A timm module
+            is shown its inputs as its ``pretrained_cfg`` says.
         student: a module (a copy of it is trained), a name of ``limbeck.models``, or a list of
             these: a cohort, whose members are each other's teacher "peers".
         data: a data set or ``(x, y)`` tensors, or ``(train, validation[, test])`` of these, or the
@@ -432,7 +433,7 @@ def _named(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _named(one) for key, one in value.items()}
     if isinstance(value, str | Path):
-        return {"model": str(value)}
+        return {"onnx" if Path(value).suffix == ".onnx" else "model": str(value)}
     return {"python": f"{type(value).__module__}.{type(value).__qualname__}"}
 
 

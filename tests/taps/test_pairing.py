@@ -62,7 +62,9 @@ def test_auto_with_a_network_that_declares_nothing():
     )
     pairs = pair_taps(build("resnet8"), teacher, student_example=IMAGES)
     found = [(p.names, p.student_shape[2], p.teacher_shape[2]) for p in pairs]
-    assert found == [(("stages.1", "stages.0"), 8, 8), (("stages.2", "stages.1"), 4, 4)]
+    # What the teacher does not declare comes back by its path, which can be tapped as it is.
+    assert found == [(("stages.1", "1"), 8, 8), (("stages.2", "3"), 4, 4)]
+    assert tap_shapes(teacher, "3", IMAGES) == {"3": (2, 6, 4, 4)}
 
 
 def test_one_name_for_both_sides():

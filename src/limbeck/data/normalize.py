@@ -39,6 +39,12 @@ class Normalize:
         if min(self.std) <= 0:
             raise RecipeError(f"normalize: std {min(self.std)} must be above 0")
 
+    def same_as(self, other: Normalize) -> bool:
+        """Whether both do the same: one number for all channels equals that number for each."""
+        size = max(len(self.mean), len(other.mean))
+        pairs = ((self.mean, other.mean), (self.std, other.std))
+        return all(_widen(ours, size) == _widen(theirs, size) for ours, theirs in pairs)
+
     def affine(self, scale: float = 1.0) -> tuple[list[float], list[float]]:
         """Return (a, b) per channel with a * x + b = (x * scale - mean) / std."""
         return (
@@ -65,7 +71,7 @@ def renormalize(x: Tensor, from_stats: Normalize | None, to_stats: Normalize | N
         (x * std_from + mean_from - mean_to) / std_to; ``x`` itself where both are the same.
     """
     source, target = from_stats or Normalize(), to_stats or Normalize()
-    if source == target:
+    if source.same_as(target):
         return x
     size = max(len(source.mean), len(target.mean))
     from_mean, from_std = _widen(source.mean, size), _widen(source.std, size)

@@ -27,6 +27,7 @@ from limbeck.errors import CheckpointError, LimbeckError
 from limbeck.files import write_bytes, write_json
 from limbeck.models import save_model
 from limbeck.models.cohort import CohortMean, cohort_mean_spec
+from limbeck.models.pretrained_config import say_expected_inputs
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,8 @@ def _deploy(run: Distiller) -> nn.Module:
         for runtime in run.parts.module.member_runtimes(index):
             member = runtime.deploy(member)
         members[index] = member
+        data = run.plan.data
+        say_expected_inputs(member, data.normalization, data.input_shape, data.num_outputs)
     if len(members) == 1:
         return members[0].eval()
     if run.plan.cohort == "ensemble":

@@ -22,6 +22,7 @@ from limbeck.errors import LimbeckError, MethodError, RecipeError
 from limbeck.methods.base import Method, Runtime, Stage
 from limbeck.methods.compose import default_task_weight
 from limbeck.methods.context import Context
+from limbeck.models.pretrained_config import size_hint
 from limbeck.teachers.base import Teacher
 from limbeck.teachers.peers import PeersTeacher
 
@@ -90,6 +91,7 @@ def assemble(plan: Plan, world: World) -> Assembly:
         world_size=world.size,
         device=world.device,
         sum=world.sum,
+        forward=plan.forward,
     )
     ctx.generator.manual_seed(torch.initial_seed())
     student, runtimes = prepare_student(student, wiring, ctx)
@@ -233,10 +235,10 @@ def check_student(student: nn.Module, wiring: Wiring) -> None:
     except LimbeckError:
         raise
     except Exception as error:  # whatever a stranger's forward raises
-        reason = str(error).strip().split("\n")[0]
+        reason = str(error).strip().split("\n")[0].rstrip(".")
         raise RecipeError(
             f"student: cannot read inputs of shape {list(first_tensor(example.inputs).shape)} "
-            f"({first_tensor(example.inputs).dtype}): {reason}"
+            f"({first_tensor(example.inputs).dtype}): {reason}{size_hint(members_of(student)[0])}"
         ) from error
     finally:
         voice.close()

@@ -69,6 +69,7 @@ class Context:
         device: where the models live.
         sum: adds a tensor over all ranks.
         example: two samples, for methods that must see shapes in ``prepare``; None elsewhere.
+        forward: ``forward(model, batch)`` of students that are not called as ``model(inputs)``.
     """
 
     student: Ask = _nobody
@@ -89,3 +90,4 @@ class Context:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     sum: Callable[[Tensor], Tensor] = _same
     example: Batch | None = None
+    forward: Callable[[Any, Any], Any] | None = None

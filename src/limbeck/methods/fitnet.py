@@ -6,16 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
+import torch
 from torch import nn
 
 from limbeck import functional
 from limbeck.data.batch import Batch
-from limbeck.errors import TeacherError
+from limbeck.errors import ShapeError
 from limbeck.methods.base import Method, Runtime, Stage, Terms
 from limbeck.methods.card import Card, Paper
 from limbeck.methods.context import Context
+from limbeck.methods.layers import pair_layers
 from limbeck.methods.registry import register_method
-from limbeck.taps import TapPair, make_projector, pair_taps
+from limbeck.taps import TapPair, make_projector
 from limbeck.taps.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -35,8 +37,8 @@ class FitNet(Method):
     Args:
         weight: weight of the hint loss (100, beside a task weight of 1: what the reference
             codebases run for the joint form).
-        pairs: "auto" guides the middle stage; a tap of the same name in both; or pairs
-            ``((student tap, teacher tap), …)``.
+        pairs: "auto" guides the middle stage, or the one nearest to it that fits; a tap of the same
+            name in both; or pairs ``((student tap, teacher tap), …)``.
         hint_epochs: epochs of the first stage, part of ``train.epochs``; 0: one joint stage.
         projector: "regressor" (convolution, batch norm, ReLU), or a kind of ``make_projector``.
         normaliser: "elementwise" mean, or the paper's "half_sum" per sample.
@@ -83,12 +85,34 @@ class FitNet(Method):
     ) -> Runtime:
         """Pair the layers and build a regressor for each pair."""
         teacher = teachers[self.teacher] if self.teacher else next(iter(teachers.values()))
-        if teacher.module is None or ctx.example is None:
-            raise TeacherError(f"teachers.{teacher.name}: has no layers that fitnet could read")
-        found = pair_taps(student, teacher.module, self.pairs, student_example=ctx.example.inputs)
+        found = pair_layers(student, teacher, self.pairs, ctx)
         if self.pairs == "auto":
-            found = [found[len(found) // 2]]
+            found = [self._middle(found)]
         return FitNetRuntime(self, found)
+
+    def _middle(self, pairs: list[TapPair]) -> TapPair:
+        """Return the pair nearest to the middle that a regressor fits; raises the middle's error.
+
+        The paper guides the middle layer; where that one is, say, smaller than the teacher's, the
+        next one is guided.
+        """
+        middle, refusal = len(pairs) // 2, None
+        for place in sorted(range(len(pairs)), key=lambda place: abs(place - middle)):
+            try:
+                with torch.random.fork_rng(devices=[]):
+                    make_regressor(self.projector, pairs[place])
+            except ShapeError as error:
+                refusal = refusal or error
+            else:
+                return pairs[place]
+        assert refusal is not None
+        raise refusal
+
+
+def make_regressor(projector: str, pair: TapPair) -> nn.Module:
+    """Return the map from a student's layer to the teacher's: the regressor is one for maps."""
+    kind = "auto" if projector == "regressor" and len(pair.student_shape) != 4 else projector
+    return make_projector(kind, pair.student_shape, pair.teacher_shape, names=pair.names)
 
 
 class FitNetRuntime(Runtime):
@@ -97,17 +121,7 @@ class FitNetRuntime(Runtime):
     def __init__(self, method: FitNet, pairs: list[TapPair]) -> None:
         super().__init__(method)
         self.pairs = pairs
-        self.regressors = nn.ModuleList(
-            make_projector(
-                "auto"
-                if method.projector == "regressor" and len(pair.student_shape) != 4
-                else method.projector,
-                pair.student_shape,
-                pair.teacher_shape,
-                names=pair.names,
-            )
-            for pair in pairs
-        )
+        self.regressors = nn.ModuleList(make_regressor(method.projector, pair) for pair in pairs)
 
     def student_taps(self) -> tuple[str, ...]:
         """The guided layers."""

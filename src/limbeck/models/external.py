@@ -1,4 +1,4 @@
-"""Networks from elsewhere: timm, and functions of installed code."""
+"""Networks from elsewhere: functions of installed code (timm and torchvision have their files)."""
 
 from __future__ import annotations
 
@@ -16,52 +16,9 @@ from typing import Any
 from torch import nn
 
 from limbeck.errors import ModelError, unknown
+from limbeck.models.from_timm import one_line
 
 FORM = "'py:module:function', for example 'py:mypackage.networks:build'"
-
-
-def build_timm(
-    model_id: str, num_classes: int, input_shape: tuple[int, ...], arguments: Mapping[str, Any]
-) -> nn.Module:
-    """Build ``timm.create_model(model_id)`` with our classes and channels.
-
-    Raises ModelError where timm or torchvision is missing, the id unknown, an argument refused.
-    """
-    name = f"timm/{model_id}"
-    try:
-        import timm
-    except ImportError as error:
-        missing = (error.name or "timm").split(".")[0]
-        raise ModelError(
-            f"model {name!r} needs {missing}, which is not installed: pip install timm torchvision"
-        ) from error
-    except Exception as error:  # a torchvision built for another torch fails while it is imported
-        raise ModelError(
-            f"model {name!r}: importing timm failed: {_line(error)} (is the installed torchvision "
-            "the one made for this torch?)"
-        ) from error
-    known: list[str] = timm.list_models()
-    base = model_id.split(".")[0]  # "resnet18.a1_in1k" names weights after the dot
-    if base not in known and ":" not in model_id:
-        near = unknown("model", name, [f"timm/{choice}" for choice in known])
-        raise ModelError(near.split(" (choices")[0].rstrip(":") + " (see timm.list_models())")
-    if len(input_shape) != 3:
-        raise ModelError(
-            f"model {name!r} reads images (channels, height, width), not {input_shape}"
-        )
-    try:
-        model: nn.Module = timm.create_model(
-            model_id, num_classes=num_classes, in_chans=input_shape[0], **arguments
-        )
-    except Exception as error:
-        raise ModelError(
-            f"timm cannot build {name!r} with {dict(arguments)!r}: {_line(error)}"
-        ) from error
-    return model
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def build_python(
@@ -93,7 +50,7 @@ def build_python(
     try:
         model = function(**{**passed, **arguments})
     except TypeError as error:
-        raise ModelError(f"model {name!r}: {_line(error)}") from error
+        raise ModelError(f"model {name!r}: {one_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"model {name!r} gave a {type(model).__name__}, expected an nn.Module")
     return model
@@ -133,7 +90,7 @@ def _import(name: str, module: str, allow_code: bool) -> ModuleType:
             message = f"model {name!r}: importing {module} failed: {error}"
         raise ModelError(message) from error
     except Exception as error:
-        raise ModelError(f"model {name!r}: importing {module} failed: {_line(error)}") from error
+        raise ModelError(f"model {name!r}: importing {module} failed: {one_line(error)}") from error
 
 
 def _refusal(name: str, module: str) -> ModelError:

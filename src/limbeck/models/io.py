@@ -12,20 +12,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.data.normalize import Normalize
 from limbeck.errors import ModelError
 from limbeck.files import digest, storage_errors, write_json, written_whole
 from limbeck.models.cohort import COHORT_MEAN, CohortMean
+from limbeck.models.pretrained_config import say_expected_inputs
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
+BRINGS_WEIGHTS = ("timm/", "torchvision/")
+"""Beginnings of names whose arguments ``pretrained`` and ``weights`` bring weights."""
 SPEC_KEYS = ("model", "arguments", "num_classes", "input_shape")
 
 
 def model_spec(
     name: str, *, num_classes: int, input_shape: Sequence[int], **arguments: Any
 ) -> dict[str, Any]:
-    """Return what ``build_model`` needs to make the network again, ready for JSON."""
+    """Return what ``build_model`` needs to make the network again, ready for JSON.
+
+    Where the first weights of a timm or torchvision network came from is left out: the folder has
+    the trained ones, and opening it must download nothing.
+    """
+    if name.startswith(BRINGS_WEIGHTS):
+        arguments = {k: v for k, v in arguments.items() if k not in ("pretrained", "weights")}
     return {
         "model": name,
         "arguments": arguments,
@@ -113,7 +123,15 @@ def load_model(
     if model is None:
         model = _rebuild(folder, spec, allow_code)
     load_weights(model, path)
+    if spec["input_shape"] is not None:
+        stats = _statistics(spec)
+        say_expected_inputs(model, stats, spec["input_shape"], spec["num_classes"])
     return model.eval()
+
+
+def _statistics(spec: Mapping[str, Any]) -> Normalize | None:
+    stats = spec.get("normalisation") or {}
+    return Normalize(stats["mean"], stats["std"]) if "mean" in stats and "std" in stats else None
 
 
 def _describe(spec: Mapping[str, Any] | None, extra: Mapping[str, Any] | None) -> dict[str, Any]:

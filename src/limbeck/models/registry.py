@@ -17,6 +17,9 @@ Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 GIVEN = ("num_classes", "input_shape")
 """Arguments every registered builder takes; they come from the data, not from the recipe."""
 
+ELSEWHERE = ("timm/<id>", "torchvision/<id>", "py:module:function")
+"""Names that are not registered, for messages."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -92,8 +95,9 @@ def build_model(
     """Build a network from its name: the one resolver that recipes and Python calls share.
 
     Args:
-        name: a registered name (see ``model_names``), ``timm/<id>``, ``py:module:function`` of
-            installed code, or the path of a folder with ``model.json`` and ``model.safetensors``.
+        name: a registered name (see ``model_names``), ``timm/<id>``, ``torchvision/<id>``,
+            ``py:module:function`` of installed code, or the path of a folder with ``model.json``
+            and ``model.safetensors``.
         num_classes: logits per sample (or outputs, for regression); at least 1. A folder knows
             its own, and refuses another.
         input_shape: shape of one sample without the batch dimension, ``(channels, height, width)``
@@ -110,17 +114,22 @@ def build_model(
     if name in _ENTRIES:
         return _build_registered(_ENTRIES[name], _known(name, num_classes, shape), arguments)
     if name.startswith("timm/"):
-        from limbeck.models.external import build_timm
+        from limbeck.models.from_timm import build_timm
 
-        given = _known(name, num_classes, shape)
-        return build_timm(name.removeprefix("timm/"), given[0], given[1], arguments)
+        return build_timm(name.removeprefix("timm/"), *_known(name, num_classes, shape), arguments)
+    if name.startswith("torchvision/"):
+        from limbeck.models.from_torchvision import build_torchvision
+
+        return build_torchvision(
+            name.removeprefix("torchvision/"), *_known(name, num_classes, shape), arguments
+        )
     if name.startswith("py:"):
         from limbeck.models.external import build_python
 
         return build_python(name, num_classes, shape, arguments, allow_code=allow_code)
     if Path(name).is_dir() or "/" in name or "\\" in name or name.startswith((".", "~")):
         return _build_folder(name, num_classes, shape, arguments, allow_code)
-    raise ModelError(unknown("model", name, [*_ENTRIES, "timm/<id>", "py:module:function"]))
+    raise ModelError(unknown("model", name, [*_ENTRIES, *ELSEWHERE]))
 
 
 def _shape(name: str, input_shape: Sequence[int] | None) -> tuple[int, ...] | None:

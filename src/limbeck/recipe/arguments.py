@@ -89,7 +89,7 @@ def gather(value: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
 
 def is_path(model: str) -> bool:
     """Whether a model's name is the path of a folder."""
-    elsewhere = model.startswith(("timm/", "hf/", "py:"))
+    elsewhere = model.startswith(("timm/", "torchvision/", "hf/", "py:"))
     return not elsewhere and ("/" in model or "\\" in model or model.startswith((".", "~")))
 
 
@@ -100,13 +100,13 @@ def of_model(model: str) -> Arguments | None:
         ValidationError: no network has this name.
     """
     from limbeck.models import model_arguments, model_names
-    from limbeck.models.registry import model_builder
+    from limbeck.models.registry import ELSEWHERE, model_builder
 
     if model in model_names():
         return Arguments(model_arguments(model), _annotations(model_builder(model)))
-    if model.startswith(("timm/", "py:")) or is_path(model):
+    if model.startswith(("timm/", "torchvision/", "py:")) or is_path(model):
         return None
-    names = [*model_names(), "timm/<id>", "py:module:function", "path/to/folder"]
+    names = [*model_names(), *ELSEWHERE, "path/to/folder"]
     raise mistake(unknown("model", model, names), model, ("model",))
 
 

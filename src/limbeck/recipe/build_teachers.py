@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import singledispatch
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -13,7 +13,8 @@ from limbeck.data.bundle import DataBundle
 from limbeck.data.normalize import Normalize
 from limbeck.errors import TeacherError
 from limbeck.models import build_model, load_model, read_spec
-from limbeck.models.io import load_weights
+from limbeck.models.io import BRINGS_WEIGHTS, load_weights
+from limbeck.models.pretrained_config import pretrained_config
 from limbeck.recipe import schema, teacher_schema
 from limbeck.recipe.build import Workshop, at, same_random_numbers
 from limbeck.recipe.checks import made_on_demand
@@ -25,6 +26,7 @@ from limbeck.teachers import (
     EmaTeacher,
     EnsembleTeacher,
     LiveTeacher,
+    OnnxTeacher,
     PeersTeacher,
     SnapshotTeacher,
     Teacher,
@@ -57,7 +59,9 @@ class Making:
         """Return the making of a teacher inside this one."""
         return Making(self.workshop, self.recipe, self.data, self.name, f"{self.key}.{part}")
 
-    def live(self, module: nn.Module, normalization: Normalize | None) -> LiveTeacher:
+    def live(
+        self, module: nn.Module, normalization: Normalize | Literal["auto"] | None
+    ) -> LiveTeacher:
         """Wrap a network as the recipe's training settings say."""
         train = self.recipe.train
         return LiveTeacher(
@@ -106,23 +110,51 @@ def _(spec: str, making: Making) -> Teacher:
 
 @make.register
 def _(spec: teacher_schema.ModelTeacher, making: Making) -> Teacher:
-    seed = making.recipe.seed
-    with same_random_numbers(seed):
+    brings_weights = spec.model.startswith(BRINGS_WEIGHTS)
+    arguments, file = dict(spec.arguments), None if spec.weights == "random" else spec.weights
+    if brings_weights and file is not None:  # their own loading knows their files
+        arguments, file = {**arguments, "weights": file}, None
+    with same_random_numbers(making.recipe.seed):
         module = build_model(
             spec.model,
             num_classes=making.data.num_outputs,
             input_shape=making.data.input_shape,
             allow_code=making.workshop.allow_code,
-            **spec.arguments,
+            **arguments,
         )
-    if spec.weights is not None and spec.weights != "random":
-        path = Path(spec.weights)
-        if not path.is_file():
-            raise TeacherError(f"{making.key}.weights: there is no file {spec.weights}")
+    if file is not None:
+        if not Path(file).is_file():
+            raise TeacherError(f"{making.key}.weights: there is no file {file}")
         with at(f"{making.key}.weights"):
-            load_weights(module, path)
-    stats = spec.normalize
-    return making.live(module, None if stats is None else Normalize(stats.mean, stats.std))
+            load_weights(module, Path(file))
+    if brings_weights and spec.weights != "random":
+        _check_head(spec, module, making)
+    if spec.normalize is None and spec.weights != "random":
+        return making.live(module, "auto")
+    return making.live(module, _stated(spec.normalize))
+
+
+def _stated(stats: teacher_schema.Normalization | str | None) -> Normalize | None:
+    """Return the statistics that a recipe states; None for those of the data."""
+    if isinstance(stats, teacher_schema.Normalization):
+        return Normalize(stats.mean, stats.std)
+    return None
+
+
+def _check_head(spec: teacher_schema.ModelTeacher, module: nn.Module, making: Making) -> None:
+    """A head that is new says nothing: refuse it, or warn where features can still be learned."""
+    had = pretrained_config(module).get("num_classes")
+    if had is None or had == making.data.num_outputs:
+        return
+    what = f"the weights of {spec.model} are for {had:,} classes, the data have"
+    line = f"{what} {making.data.num_outputs:,}: its head is new and has learned nothing"
+    asking = [m for m in making.recipe.methods if m.teacher in (None, making.name)]
+    if any(m.card.needs_teacher and m.card.teacher_access == "outputs" for m in asking):
+        raise TeacherError(
+            f"{making.key}: {line}; give weights: of a network trained on these classes, or use a "
+            "method that learns from features"
+        )
+    making.workshop.say(f"warning: {making.key}: {line}; only its features can teach")
 
 
 @make.register
@@ -181,6 +213,18 @@ def _(spec: teacher_schema.SklearnTeacher, making: Making) -> Teacher:
         spec.sklearn.arguments,
         making.data,
         seed=making.recipe.seed,
+        name=making.name,
+    )
+
+
+@make.register
+def _(spec: teacher_schema.OnnxTeacher, making: Making) -> Teacher:
+    return OnnxTeacher(
+        spec.onnx,
+        output=spec.output,
+        output_name=spec.output_name,
+        normalization=_stated(spec.normalize),
+        threads=spec.threads,
         name=making.name,
     )
 

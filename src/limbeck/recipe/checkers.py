@@ -28,6 +28,7 @@ TEACHER_KINDS = (
     "snapshot",
     "ema",
     "sklearn",
+    "onnx",
 )
 _MODEL_TEACHER_KEYS = ("model", "weights", "normalize")
 _adapters: dict[type[Method], TypeAdapter[Method]] = {}
@@ -139,6 +140,20 @@ def temperature(value: Any) -> float | str:
     return float(value)
 
 
+def normalize_form(value: Any) -> Any:
+    """Refuse what cannot be a teacher's statistics."""
+    if isinstance(value, str) and value != "data":
+        raise mistake(unknown("normalize", value, ["data", "{mean: [...], std: [...]}"]), value)
+    if not isinstance(value, str | Mapping):
+        raise expected("a mapping (mean: [...], std: [...]) or data", value)
+    return freeze(value)
+
+
+def normalize_kind(value: Any) -> str:
+    """Return the tag of a form of statistics."""
+    return "<data>" if isinstance(value, str) else "<statistics>"
+
+
 def one_way_to_name_teachers(teacher: Any, teachers: Mapping[str, Any]) -> None:
     """Refuse ``teacher`` beside ``teachers``."""
     if teacher is not None and teachers:
@@ -220,11 +235,18 @@ def teacher_arguments(value: Any) -> Any:
     model = gathered.get("model")
     if isinstance(model, str) and gathered.get("weights") is None:
         from limbeck.models import model_names
+        from limbeck.models.io import BRINGS_WEIGHTS
 
-        if model in model_names():
+        pretrained = ""
+        if model.startswith("timm/"):
+            pretrained = "pretrained: true, "
+        elif model.startswith("torchvision/"):
+            pretrained = "DEFAULT (torchvision's own), "
+        own = model.startswith(BRINGS_WEIGHTS) and not gathered["arguments"].get("pretrained")
+        if model in model_names() or own:
             raise mistake(
-                f"missing: {model} would have learned nothing; give a safetensors file, a "
-                "{train: recipe}, or weights: random if that is what you want",
+                f"missing: {model} would have learned nothing; give {pretrained}a safetensors "
+                "file, a {train: recipe}, or weights: random if that is what you want",
                 loc=("weights",),
             )
     return gathered

@@ -19,7 +19,7 @@ from limbeck.recipe.schema import (
     Teacher,
     TrainTeacher,
 )
-from limbeck.recipe.teacher_schema import SklearnTeacher, VirtualTeacher
+from limbeck.recipe.teacher_schema import OnnxTeacher, SklearnTeacher, VirtualTeacher
 from limbeck.teachers.base import Teacher as LiveTeacher
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def access_of(teacher: Teacher) -> Access:
         return "features"
     if isinstance(teacher, CalibratedTeacher):
         return access_of(teacher.calibrated)
-    if isinstance(teacher, EnsembleTeacher | VirtualTeacher | SklearnTeacher):
+    if isinstance(teacher, EnsembleTeacher | VirtualTeacher | SklearnTeacher | OnnxTeacher):
         return "outputs"
     return "module"
 

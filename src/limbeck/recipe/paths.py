@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from limbeck.models.from_torchvision import is_weights_name
 from limbeck.recipe.arguments import is_path
 
 DATA_PATHS = ("root", "path", "validation_path", "test_path", "unlabelled_path")
@@ -59,8 +60,18 @@ def _student(student: Any, folder: Path) -> Any:
     if "models" in found:
         found["models"] = _student(found["models"], folder)
     if isinstance(found.get("model"), str):
+        if "weights" in found:  # of timm and torchvision; others do not know the key
+            found["weights"] = _weights(found["model"], found["weights"], folder)
         found["model"] = _student(found["model"], folder)
     return found
+
+
+def _weights(model: Any, weights: Any, folder: Path) -> Any:
+    """Resolve a file of weights; the names that stand for weights are no files."""
+    if not isinstance(weights, str) or weights == "random":
+        return weights
+    named = str(model).startswith("torchvision/") and is_weights_name(weights)
+    return weights if named else absolute(weights, folder)
 
 
 def _teacher(teacher: Any, folder: Path) -> Any:
@@ -68,12 +79,13 @@ def _teacher(teacher: Any, folder: Path) -> Any:
     if not isinstance(teacher, dict):
         return teacher
     found = dict(teacher)
+    if "weights" in found:
+        found["weights"] = _weights(found.get("model"), found["weights"], folder)
     if isinstance(found.get("model"), str):
         found["model"] = _student(found["model"], folder)
-    for key in ("weights", "run", "train"):
-        value = found.get(key)
-        if isinstance(value, str) and (key, value) != ("weights", "random"):
-            found[key] = absolute(value, folder)
+    for key in ("run", "train", "onnx"):
+        if isinstance(found.get(key), str):
+            found[key] = absolute(found[key], folder)
     if isinstance(found.get("ensemble"), list):
         found["ensemble"] = [_teacher(member, folder) for member in found["ensemble"]]
     if "calibrated" in found:

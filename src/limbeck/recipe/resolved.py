@@ -70,7 +70,7 @@ def _content(value: Any, *, key: str = "") -> Any:
         return {k: _content(v, key=k) for k, v in value.items() if k not in left_out}
     if isinstance(value, list | tuple):
         return [_content(item) for item in value]
-    if isinstance(value, str) and key in ("weights", "run", "model"):
+    if isinstance(value, str) and key in ("weights", "run", "model", "onnx"):
         return _digest_of_weights(value)
     return value
 

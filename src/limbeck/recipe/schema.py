@@ -26,6 +26,7 @@ from limbeck.recipe.checkers import Arguments
 from limbeck.recipe.teacher_schema import (
     EmaTeacher,
     ModelTeacher,
+    OnnxTeacher,
     RunTeacher,
     SklearnTeacher,
     SnapshotTeacher,
@@ -72,9 +73,10 @@ class StudentModel:
     """A network to be trained.
 
     Args:
-        model: a registered name, ``timm/<id>``, ``py:module:function`` of installed code, or a
-            folder with a saved model to start from.
-        arguments: the network's own, written beside the name.
+        model: a registered name, ``timm/<id>``, ``torchvision/<id>``, ``py:module:function`` of
+            installed code, or a folder with a saved model to start from.
+        arguments: the network's own, written beside the name; for timm and torchvision also
+            ``weights`` to start from, and for timm ``pretrained``.
     """
 
     model: str
@@ -148,6 +150,7 @@ Teacher = (
     | SnapshotTeacher
     | EmaTeacher
     | SklearnTeacher
+    | OnnxTeacher
     | Literal["peers"]
 )
 
@@ -163,6 +166,7 @@ TeacherField = Annotated[
     | Annotated[SnapshotTeacher, Tag("<snapshot>")]
     | Annotated[EmaTeacher, Tag("<ema>")]
     | Annotated[SklearnTeacher, Tag("<sklearn>")]
+    | Annotated[OnnxTeacher, Tag("<onnx>")]
     | Annotated[Literal["peers"], Tag("<peers>")],
     Discriminator(checkers.teacher_kind),
     BeforeValidator(checkers.teacher_form),

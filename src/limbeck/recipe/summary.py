@@ -24,7 +24,8 @@ def describe_plan(plan: Plan) -> list[str]:
     lines = [("data", _data(plan.data))]
     for name, teacher in plan.teachers.items():
         label = name if name in ("teacher", "peers") else f"teacher {name}"
-        lines.append((label, _teacher(teacher, sizes[name]).removeprefix(f"{name}: ")))
+        text = _teacher(teacher, sizes[name]).removeprefix(f"{name}: ")
+        lines.append((label, "; ".join(filter(None, [text, teacher.reads(plan.data)]))))
     lines.append(("student", _student(plan, sizes)))
     lines += [("method", method.describe()) for method in plan.methods]
     lines.append(("task weight", _task_weight(plan)))
@@ -45,7 +46,7 @@ def _parameters(teacher: Teacher) -> int:
 
 
 def _teacher(teacher: Teacher, parameters: int) -> str:
-    text = teacher.describe().split(";")[0]  # how its inputs are moved is known once it is bound
+    text = teacher.describe().split(";")[0]  # its inputs: ``reads``
     counted = f"{parameters:,}"
     return text if not parameters or counted in text else f"{text}, {counted} parameters"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Discriminator, Tag
 
 from limbeck.recipe import checkers
 from limbeck.recipe.checkers import Arguments
@@ -22,22 +22,32 @@ class Normalization:
         checkers.channel_statistics(self.mean, self.std)
 
 
+NormalizeField = Annotated[
+    Annotated[Normalization, Tag("<statistics>")] | Annotated[Literal["data"], Tag("<data>")],
+    Discriminator(checkers.normalize_kind),
+    BeforeValidator(checkers.normalize_form),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelTeacher:
     """A trained network.
 
     Args:
-        model: a registered name, ``timm/<id>``, ``py:module:function``, or a folder with a saved
-            model.
-        weights: a safetensors file; "random" for a teacher that has learned nothing; None where
-            the model brings its own (a folder, ``timm/`` with ``pretrained: true``, ``py:``).
-        normalize: statistics that the network was trained with; None: those of the data.
+        model: a registered name, ``timm/<id>``, ``torchvision/<id>``, ``py:module:function``, or a
+            folder with a saved model.
+        weights: a safetensors file (for timm and torchvision a torch checkpoint too, and the name
+            of torchvision's own: ``DEFAULT``); "random" for a teacher that has learned nothing;
+            None where the model brings its own (a folder, ``timm/`` with ``pretrained: true``,
+            ``py:``).
+        normalize: statistics that the network was trained with; "data": those of the data; None:
+            those of its pretrained configuration (timm, torchvision), else those of the data.
         arguments: the network's own, written beside the name.
     """
 
     model: str
     weights: str | None = None
-    normalize: Normalization | None = None
+    normalize: NormalizeField | None = None
     arguments: Arguments = field(default_factory=dict)
 
 
@@ -137,3 +147,27 @@ class SklearnTeacher:
     """A fitted estimator: see :class:`Sklearn`. Never read from a pickle."""
 
     sklearn: Annotated[Sklearn, BeforeValidator(checkers.sklearn_arguments)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxTeacher:
+    """A network in an ONNX file, asked through onnxruntime; it gives outputs only.
+
+    Args:
+        onnx: the file.
+        output: what it gives: "logits" or "probabilities"; "auto": told by whether its rows are
+            distributions.
+        output_name: the output to read; None: the only one, or the one called ``logits`` or
+            ``probabilities``.
+        normalize: statistics that it expects; "data" or None: those of the data.
+        threads: of onnxruntime, at least 1; None: as many as torch has.
+    """
+
+    onnx: str
+    output: Literal["auto", "logits", "probabilities"] = "auto"
+    output_name: str | None = None
+    normalize: NormalizeField | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        checkers.at_least(1, "threads", self.threads)

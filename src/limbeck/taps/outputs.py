@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,19 +41,50 @@ class Outputs:
 
 
 def as_outputs(value: Any) -> Outputs:
-    """Read what a model's forward returned: a tensor, a mapping, or an object with ``.logits``."""
+    """Read what a model's forward returned.
+
+    A tensor; a mapping or an object (a dataclass, a ``ModelOutput``) with ``logits``, or with
+    nothing but one tensor; or a tuple, of which the first tensor counts.
+
+    Raises:
+        TypeError: none of these; the line names what there is, and how to say which it should be.
+    """
     if isinstance(value, Outputs):
         return value
     if isinstance(value, Tensor):
         return Outputs(value)
-    if isinstance(value, Mapping) and isinstance(value.get("logits"), Tensor):
-        return Outputs(value["logits"])
-    logits = getattr(value, "logits", None)
-    if isinstance(logits, Tensor):
-        return Outputs(logits)
+    parts = _parts(value)
+    if isinstance(parts.get("logits"), Tensor):
+        return Outputs(parts["logits"])
+    tensors = {name: part for name, part in parts.items() if isinstance(part, Tensor)}
+    if len(tensors) == 1 and len(parts) == 1:
+        return Outputs(next(iter(tensors.values())))
     if isinstance(value, tuple | list) and value and isinstance(value[0], Tensor):
+        if len(value) > 1 and value[0].dim() > 3:
+            raise TypeError(_refusal(f"a {type(value).__name__} of {len(value)} feature maps"))
         return Outputs(value[0])
-    raise TypeError(
-        f"the model returned {type(value).__name__}; expected a tensor of logits, a mapping with "
-        "'logits', or an object with .logits. Pass forward=lambda model, batch: ... to say how."
+    named = f" with {', '.join(map(repr, parts))}" if parts else ""
+    raise TypeError(_refusal(f"{type(value).__name__}{named}"))
+
+
+def _parts(value: Any) -> Mapping[str, Any]:
+    """Return the named parts of a mapping or an object that holds tensors; else nothing."""
+    if isinstance(value, Mapping):
+        return value
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {"logits": value.logits} if hasattr(value, "logits") else {}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        found = {name: getattr(value, name) for name in names}
+        logits = getattr(value, "logits", None)
+        found |= {"logits": logits} if isinstance(logits, Tensor) else {}
+        return {name: part for name, part in found.items() if part is not None}
+    logits = getattr(value, "logits", None)
+    return {} if logits is None else {"logits": logits}
+
+
+def _refusal(what: str) -> str:
+    return (
+        f"the model returned {what}; expected a tensor of logits, a mapping with 'logits', or an "
+        "object with .logits. Pass forward=lambda model, batch: ... to say which tensor they are."
     )

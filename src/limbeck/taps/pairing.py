@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -11,7 +12,8 @@ from torch import nn
 from limbeck.errors import ShapeError, TapError
 from limbeck.models.calling import call_model, evaluating
 from limbeck.taps.hooks import tapping
-from limbeck.taps.roles import Roles, infer_roles, roles_of, unwrap
+from limbeck.taps.resolve import resolve_taps
+from limbeck.taps.roles import Call, Roles, declares_head, infer_roles, roles_of, unwrap
 
 Shape: TypeAlias = tuple[int, ...]
 Pairs: TypeAlias = "str | Sequence[str | tuple[str, str] | list[str]]"
@@ -36,15 +38,21 @@ class TapPair:
 
 
 def tap_shapes(
-    model: nn.Module, taps: str | Sequence[str], example: Any, *, roles: Roles | None = None
+    model: nn.Module,
+    taps: str | Sequence[str],
+    example: Any,
+    *,
+    roles: Roles | None = None,
+    call: Call = call_model,
 ) -> dict[str, Shape]:
     """Shapes of the tapped tensors, by tap name, from one forward pass in eval mode.
 
-    Of a cohort, the first member is measured.
+    Of a cohort, the first member is measured. ``call(model, example)`` runs a network that is not
+    called as ``model(example)``.
     """
     model = first_member(model)
     with tapping(model, taps, roles=roles) as store, evaluating(model):
-        call_model(model, example)
+        call(model, example)
     return {name: tuple(tensor.shape) for name, tensor in store.items()}
 
 
@@ -57,6 +65,8 @@ def pair_taps(
     teacher_example: Any = None,
     student_roles: Roles | None = None,
     teacher_roles: Roles | None = None,
+    student_call: Call = call_model,
+    teacher_call: Call = call_model,
 ) -> list[TapPair]:
     """Pair layers of two networks.
 
@@ -70,27 +80,71 @@ def pair_taps(
         teacher_example: inputs of the teacher; None for the student's.
         student_roles: roles to use instead of the student's own.
         teacher_roles: roles to use instead of the teacher's own.
+        student_call: ``call(student, example)`` where it is not called as ``student(example)``.
+        teacher_call: likewise.
 
-    Each network is run once, in eval mode without gradients. Raises TapError for taps that a
-    network does not have, ShapeError where one name gives unequal numbers of taps.
+    Each network is run once or twice, in eval mode without gradients. A tap by a role that the
+    network itself does not declare comes back as the module's path, so that it can be tapped
+    without asking for the roles again.
+
+    Raises TapError for taps that a network does not have, ShapeError where one name gives unequal
+    numbers of taps.
     """
     teacher_example = student_example if teacher_example is None else teacher_example
     student, teacher = first_member(student), first_member(teacher)
-    if pairs == "auto":
-        student_roles = student_roles or _roles_with_stages(student, student_example)
-        teacher_roles = teacher_roles or _roles_with_stages(teacher, teacher_example)
     wanted = _as_pairs(pairs)
-    student_sides = [
-        tap_shapes(student, pair[0], student_example, roles=student_roles) for pair in wanted
-    ]
-    teacher_sides = [
-        tap_shapes(teacher, pair[1], teacher_example, roles=teacher_roles) for pair in wanted
-    ]
+    ours = _Side(student, student_example, student_roles, student_call)
+    theirs = _Side(teacher, teacher_example, teacher_roles, teacher_call)
+    ours.learn_roles([pair[0] for pair in wanted])
+    theirs.learn_roles([pair[1] for pair in wanted])
+    student_sides = [ours.shapes(pair[0]) for pair in wanted]
+    teacher_sides = [theirs.shapes(pair[1]) for pair in wanted]
     found: list[TapPair] = []
     for pair, of_student, of_teacher in zip(wanted, student_sides, teacher_sides, strict=True):
         matches = _match(pair, of_student, of_teacher)
-        found += [TapPair(s, t, of_student[s], of_teacher[t]) for s, t in matches]
+        found += [
+            TapPair(ours.lasting(s), theirs.lasting(t), of_student[s], of_teacher[t])
+            for s, t in matches
+        ]
     return found
+
+
+class _Side:
+    """One of the two networks, with what is known of its roles."""
+
+    def __init__(self, model: nn.Module, example: Any, roles: Roles | None, call: Call) -> None:
+        self.model, self.example, self.roles, self.call = model, example, roles, call
+
+    def learn_roles(self, taps: Sequence[str]) -> None:
+        """Run the network once where a tap is by a role that it does not declare."""
+        if self.roles is not None:
+            return
+        roles = {re.split(r"[.\[:]", tap)[0] for tap in taps}
+        stages = "stages" in roles and "stages" not in roles_of(self.model)
+        head = bool(roles & {"head", "penultimate"}) and not declares_head(self.model)
+        if stages or head:
+            self.roles = infer_roles(self.model, self.example, call=self.call, stages=stages)
+
+    def shapes(self, tap: str) -> dict[str, Shape]:
+        """Return the shapes at a tap, by name."""
+        if tap.startswith("stages") and getattr(self.model, "output_fmt", "NCHW") == "NHWC":
+            raise TapError(
+                f"the stages of {type(self.model).__name__} are maps [batch, height, width, "
+                "channels], which no projector reads: pair vectors (pairs: penultimate)"
+            )
+        return tap_shapes(self.model, tap, self.example, roles=self.roles, call=self.call)
+
+    def lasting(self, name: str) -> str:
+        """Return a name that the network resolves without the roles found here."""
+        if self.roles is None:
+            return name
+        (resolved,) = resolve_taps(self.model, name, roles=self.roles)
+        try:
+            if resolve_taps(self.model, name) == [resolved]:
+                return name
+        except TapError:
+            pass
+        return f"{resolved.path}:in" if resolved.side == "in" else resolved.path
 
 
 def align_stages(
@@ -169,8 +223,3 @@ def _match(
             f"{len(teacher)} of the teacher ({', '.join(teacher)}): name the pairs one by one"
         )
     return list(zip(student, teacher, strict=True))
-
-
-def _roles_with_stages(model: nn.Module, example: Any) -> Roles:
-    roles = roles_of(model)
-    return roles if "stages" in roles else infer_roles(model, example)

@@ -61,7 +61,10 @@ def _make_layer(
     kind: str, ours: tuple[int, ...], theirs: tuple[int, ...], names: tuple[str, str]
 ) -> nn.Module:
     if len(ours) != len(theirs):
-        raise _misfit(names, ours, theirs, "features have different numbers of dimensions")
+        forms = f"{_form(ours)} against {_form(theirs)}"
+        raise _misfit(
+            names, ours, theirs, f"features have different numbers of dimensions, {forms}"
+        )
     if kind == "identity":
         if ours[1:] != theirs[1:]:
             raise _misfit(names, ours, theirs, "'identity' needs equal shapes")
@@ -115,10 +118,15 @@ def _make_norm(shape: tuple[int, ...]) -> nn.Module:
     return nn.BatchNorm1d(shape[1]) if len(shape) == 2 else nn.LayerNorm(shape[-1])
 
 
+def _form(shape: tuple[int, ...]) -> str:
+    return {2: "vectors", 3: "tokens", 4: "maps"}.get(len(shape), f"{len(shape)} dimensions")
+
+
 def _misfit(
     names: tuple[str, str], ours: tuple[int, ...], theirs: tuple[int, ...], reason: str
 ) -> ShapeError:
     return ShapeError(
         f"no projector from student tap {names[0]!r} {list(ours)} to teacher tap {names[1]!r} "
-        f"{list(theirs)}: {reason}"
+        f"{list(theirs)}: {reason}; name layers that fit (pairs: [[student tap, teacher tap]], or "
+        "pairs: penultimate for the vectors that the heads read)"
     )

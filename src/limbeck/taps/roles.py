@@ -6,7 +6,7 @@ reads, ``head`` is the classifier.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeAlias
 
@@ -17,6 +17,8 @@ from limbeck.errors import TapError
 from limbeck.models.calling import call_model, evaluating
 from limbeck.taps.values import tensor_in
 
+Call: TypeAlias = Callable[[nn.Module, Any], Any]
+"""How a network is run on an example."""
 Roles: TypeAlias = Mapping[str, "Sequence[str] | str"]
 
 
@@ -73,7 +75,9 @@ def head_of(model: nn.Module) -> nn.Module:
         raise TapError(f"role 'head' names {path!r}, which is no module of the model") from error
 
 
-def infer_roles(model: nn.Module, example: Any) -> dict[str, list[str] | str]:
+def infer_roles(
+    model: nn.Module, example: Any, *, call: Call = call_model, stages: bool = True
+) -> dict[str, list[str] | str]:
     """Return ``roles_of`` with what one forward pass adds: the stages, and the head really used.
 
     A stage is the last module whose output has a given spatial resolution (maps of one pixel are
@@ -83,30 +87,37 @@ def infer_roles(model: nn.Module, example: Any) -> dict[str, list[str] | str]:
     Args:
         model: the network; modes and batch statistics are left as they were.
         example: inputs of at least one sample.
+        call: ``call(model, example)`` where it is not called as ``model(example)``.
+        stages: whether stages are wanted; False for the head alone.
 
-    Raises TapError where no stage is found.
+    Raises TapError where stages are wanted and none is found.
     """
     model = unwrap(model)
     roles = roles_of(model)
-    declared = getattr(model, "roles", None) is not None
-    outputs = _probe(model, example)
-    if "stages" not in roles:
-        stages = _map_stages(outputs)
+    outputs = _probe(model, example, call)
+    if stages and "stages" not in roles:
+        maps = _map_stages(outputs)
         tokens = _token_stages(model, outputs)
-        roles["stages"] = tokens if len(tokens) > len(stages) else stages or tokens
+        roles["stages"] = tokens if len(tokens) > len(maps) else maps or tokens
         if not roles["stages"]:
             raise TapError(
                 f"no stages found in {type(model).__name__}: no module gives maps or tokens; name "
-                "modules to tap, or give the model a roles() method"
+                "modules to tap (pairs: [[student tap, teacher tap]], or pairs: penultimate for "
+                "the vectors that the heads read), or give the model a roles() method"
             )
     linear = [name for name, _ in outputs if isinstance(model.get_submodule(name), nn.Linear)]
-    if linear and not declared and not _timm_head(model):
+    if linear and not declares_head(model):
         roles["head"] = linear[-1]
         roles["penultimate"] = f"{linear[-1]}:in"
     return roles
 
 
-def _probe(model: nn.Module, example: Any) -> list[tuple[str, tuple[int, ...]]]:
+def declares_head(model: nn.Module) -> bool:
+    """Whether a network says itself what its head is: by ``roles()``, or as timm's do."""
+    return getattr(model, "roles", None) is not None or _timm_head(model) is not None
+
+
+def _probe(model: nn.Module, example: Any, call: Call) -> list[tuple[str, tuple[int, ...]]]:
     """Run once; return (path, shape of the output) of every module in the order they finished."""
     finished: list[tuple[str, tuple[int, ...]]] = []
 
@@ -121,7 +132,7 @@ def _probe(model: nn.Module, example: Any) -> list[tuple[str, tuple[int, ...]]]:
     handles = [watch(name, module) for name, module in model.named_modules() if name]
     try:
         with evaluating(model):
-            call_model(model, example)
+            call(model, example)
     finally:
         for handle in handles:
             handle.remove()

@@ -153,7 +153,10 @@ class TappedModel:
         asked = [taps] if isinstance(taps, str) else taps
         wants = any(tap.startswith(("stages", "penultimate", "head")) for tap in asked)
         known = roles_of(member)
-        return infer_roles(member, self._example) if wants and "stages" not in known else known
+        if not wants or "stages" in known:
+            return known
+        stages = any(tap.startswith("stages") for tap in asked)
+        return infer_roles(member, self._example, stages=stages)
 
     def _run(self, model: Any, batch: Any, stores: Sequence[TapStore]) -> Outputs:
         for store in stores:

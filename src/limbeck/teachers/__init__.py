@@ -7,6 +7,7 @@ from limbeck.teachers.choose import as_teacher, as_teachers
 from limbeck.teachers.ema import EmaTeacher
 from limbeck.teachers.ensemble import EnsembleTeacher
 from limbeck.teachers.live import LiveTeacher
+from limbeck.teachers.onnx import OnnxTeacher
 from limbeck.teachers.peers import PeersTeacher
 from limbeck.teachers.sklearn_fit import fit_sklearn
 from limbeck.teachers.snapshot import SnapshotTeacher
@@ -18,6 +19,7 @@ __all__ = [
     "EmaTeacher",
     "EnsembleTeacher",
     "LiveTeacher",
+    "OnnxTeacher",
     "PeersTeacher",
     "SnapshotTeacher",
     "Teacher",

@@ -13,15 +13,18 @@ Array = np.ndarray[Any, Any]
 _TOLERANCE = 1e-3  # float16 probabilities over a hundred classes still sum to 1 within this
 
 
-def check_probabilities(name: str, answer: Array, task: str) -> None:
-    """Raise TeacherError unless the rows are distributions (for multi-label: values in [0, 1])."""
+def check_probabilities(name: str, answer: Array, task: str, advice: str) -> None:
+    """Raise TeacherError unless the rows are distributions (for multi-label: values in [0, 1]).
+
+    ``advice`` says what to write where they were logits all along.
+    """
     if answer.size == 0:
         return
     if answer.min() < 0 or answer.max() > 1 + _TOLERANCE:
         wrong = answer.min() if answer.min() < 0 else answer.max()
         raise TeacherError(
-            f"teachers.{name}: gives {wrong:.6g} as a probability, expected values in [0, 1]; for "
-            "logits say gives='logits'"
+            f"teachers.{name}: gives {wrong:.6g} as a probability, expected values in [0, 1]; "
+            f"{advice}"
         )
     if task == "multilabel":
         return
@@ -29,8 +32,8 @@ def check_probabilities(name: str, answer: Array, task: str) -> None:
     worst = int(np.abs(sums - 1).argmax())
     if abs(sums[worst] - 1) > _TOLERANCE:
         raise TeacherError(
-            f"teachers.{name}: gives probabilities that sum to {sums[worst]:.6g}, expected 1; for "
-            "logits say gives='logits'"
+            f"teachers.{name}: gives probabilities that sum to {sums[worst]:.6g}, expected 1; "
+            f"{advice}"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -73,9 +73,25 @@ class Teacher:
         """Return one line for people: what the teacher is and how it was set up."""
         return type(self).__name__
 
+    def reads(self, data: DataBundle) -> str:
+        """Return how this teacher's inputs differ from the student's, in words; "" for not at all.
+
+        Said before the first step; may be asked before ``bind``.
+        """
+        return ""
+
+    def inputs_of(self, batch: Batch) -> Any:
+        """Return a batch's inputs as ``module`` reads them. Ask after ``bind``."""
+        return stated_inputs(batch)
+
     @property
     def module(self) -> nn.Module | None:
         """The module to count parameters on, or None for a black box."""
+        return None
+
+    @property
+    def forward(self) -> Callable[[Any, Any], Any] | None:
+        """``forward(module, batch)`` where ``module`` is not called as ``module(inputs)``."""
         return None
 
     @property

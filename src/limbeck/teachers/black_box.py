@@ -60,6 +60,8 @@ class BlackBoxTeacher(Teacher):
             more than 1e-3).
     """
 
+    logits_advice = "for logits say gives='logits'"
+
     def __init__(
         self,
         function: Any,
@@ -82,7 +84,7 @@ class BlackBoxTeacher(Teacher):
         self.name = name
         self.function = function
         self.num_outputs = num_outputs
-        self.gives = gives
+        self.gives: Literal["probabilities", "logits", "values"] = gives
         self.floor = floor
         self.takes = takes
         # Networks of other frameworks have predict too, but are called.
@@ -155,7 +157,7 @@ class BlackBoxTeacher(Teacher):
         if not np.isfinite(answer).all():
             raise TeacherError(f"teachers.{self.name}: gives NaN or infinite outputs")
         if self._gives_probabilities:
-            check_probabilities(self.name, answer, self.task)
+            check_probabilities(self.name, answer, self.task, self.logits_advice)
             answer = np.log(np.maximum(answer, self.floor)) - self._complement(answer)
         return torch.from_numpy(answer.astype(np.float32))
 
@@ -201,6 +203,8 @@ class BlackBoxTeacher(Teacher):
                 said = call(prepared)
                 tables = self.task == "multilabel" and isinstance(said, list)
                 read: np.ndarray[Any, Any] | list[Any] = said if tables else as_float64(said)
+            except TeacherError:  # it knows best itself
+                raise
             except Exception as error:  # whatever a stranger's code raises
                 reasons.append(f"{type(error).__name__}: {str(error).strip()}".split("\n")[0])
                 last = error

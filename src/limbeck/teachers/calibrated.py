@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -150,6 +150,11 @@ class CalibratedTeacher(Teacher):
         return self.inner.module
 
     @property
+    def forward(self) -> Callable[[Any, Any], Any] | None:
+        """What the inner teacher's module is run by."""
+        return self.inner.forward
+
+    @property
     def state(self) -> nn.Module | None:
         """The inner teacher's state."""
         return self.inner.state
@@ -161,6 +166,14 @@ class CalibratedTeacher(Teacher):
     def epoch_end(self, student: nn.Module, ctx: Any) -> None:
         """Hand the epoch on."""
         self.inner.epoch_end(student, ctx)
+
+    def reads(self, data: DataBundle) -> str:
+        """Return what the inner teacher does with its inputs."""
+        return self.inner.reads(data)
+
+    def inputs_of(self, batch: Batch) -> Any:
+        """Return the inputs as the inner teacher's module reads them."""
+        return self.inner.inputs_of(batch)
 
     def describe(self) -> str:
         """Return the inner teacher and T."""

@@ -14,6 +14,7 @@ from limbeck.teachers.base import Teacher
 from limbeck.teachers.black_box import BlackBoxTeacher
 from limbeck.teachers.ensemble import EnsembleTeacher
 from limbeck.teachers.live import LiveTeacher
+from limbeck.teachers.onnx import OnnxTeacher
 from limbeck.teachers.peers import PeersTeacher
 
 Forward = Callable[[nn.Module, Any], Any]
@@ -54,8 +55,8 @@ def as_teachers(
     """Read one teacher, called "teacher", or a mapping of teachers by name.
 
     Args:
-        value: whatever :func:`as_teacher` reads; a folder with a saved student; a mapping of these
-            by name; None for none.
+        value: whatever :func:`as_teacher` reads; a folder with a saved student; an ONNX file; a
+            mapping of these by name; None for none.
         cohort: whether the students are several: they are each other's teacher "peers".
         forward: ``forward(model, batch)`` for networks that are not called as ``model(inputs)``.
 
@@ -73,6 +74,8 @@ def as_teachers(
 def _one(teacher: Any, name: str, forward: Forward | None) -> Teacher:
     if isinstance(teacher, str | Path):
         folder = Path(teacher)
+        if folder.suffix == ".onnx":
+            return OnnxTeacher(folder, name=name)
         teacher = load_model(folder / "student" if (folder / "student").is_dir() else folder)
     if isinstance(teacher, list | tuple):
         members = [_one(one, f"{name}[{i}]", forward) for i, one in enumerate(teacher)]

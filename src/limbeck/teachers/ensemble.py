@@ -146,6 +146,11 @@ class EnsembleTeacher(Teacher):
         for member in self.members:
             member.epoch_end(student, ctx)
 
+    def reads(self, data: DataBundle) -> str:
+        """Return what members do with their inputs, each difference once."""
+        said = dict.fromkeys(member.reads(data) for member in self.members)
+        return "; ".join(filter(None, said))
+
     def describe(self) -> str:
         """Return the merge rule and the members."""
         rule = "mean of " + ("outputs" if self._task == "regression" else self.merge)

@@ -50,7 +50,12 @@ class FollowerTeacher(Teacher):
     def meet(self, student: nn.Module) -> None:
         """Copy the student as it is now. A later call starts anew from its student."""
         self.close()
-        live = LiveTeacher(copy.deepcopy(unwrap(student)), name=self.name, forward=self._forward)
+        live = LiveTeacher(  # it sees what the student sees, whatever the student was made for
+            copy.deepcopy(unwrap(student)),
+            normalization=None,
+            name=self.name,
+            forward=self._forward,
+        )
         if self._device is not None:
             live.bind(self._data, self._device)
         live.set_taps(self._taps)
@@ -79,6 +84,11 @@ class FollowerTeacher(Teacher):
     def module(self) -> nn.Module | None:
         """The copy, once there is a student."""
         return None if self._live is None else self._live.module
+
+    @property
+    def forward(self) -> Callable[[Any, Any], Any] | None:
+        """What the copy is run by, where that was given."""
+        return self._forward
 
     @property
     def state(self) -> nn.Module | None:

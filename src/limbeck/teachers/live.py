@@ -13,17 +13,20 @@ from limbeck.data.normalize import Normalize
 from limbeck.errors import LimbeckError, TapError, TeacherError, unknown
 from limbeck.methods.card import Access
 from limbeck.models.cost import count_parameters
+from limbeck.models.pretrained_config import expected_statistics, size_hint
 from limbeck.taps import TappedModel, unwrap
 from limbeck.taps.outputs import Outputs
 from limbeck.teachers.base import Teacher, stated_inputs
 from limbeck.teachers.digest import digest_of_parts, function_digest, module_digest
 from limbeck.teachers.examples import check_answer, example_batch
 from limbeck.teachers.frozen import Frozen, borrow, give_back
+from limbeck.teachers.sizes import InputSize
 from limbeck.teachers.statistics import InputStatistics
 
 if TYPE_CHECKING:
     from limbeck.data.bundle import DataBundle
 
+LOOKED_AT = 16  # samples that tell whether inputs lie in [0, 1]
 Precision = Literal["float32", "bfloat16", "float16"]
 _PRECISIONS: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -39,10 +42,14 @@ class LiveTeacher(Teacher):
     require no gradient; then modes, flags, device and memory format are as they were. It runs under
     ``no_grad``, not inference mode: its outputs may enter a student's backward pass.
 
+    A network whose ``pretrained_cfg`` names a size, and that cannot read the data's, is given its
+    inputs resized to it.
+
     Args:
         module: the network; or one inside ``torch.compile``.
         normalization: the statistics it was trained with; inputs are moved from the data's to
-            these. None: unknown; it sees what the student sees.
+            these. "auto": what its ``pretrained_cfg`` says (timm's networks have one), where it
+            has one. None: it sees what the student sees.
         name: what methods call it.
         forward: ``forward(module, batch)`` where it is not called as ``module(inputs)``.
         compile: whether to compile it; questions with gradients run uncompiled.
@@ -62,7 +69,7 @@ class LiveTeacher(Teacher):
         self,
         module: nn.Module,
         *,
-        normalization: Normalize | None = None,
+        normalization: Normalize | Literal["auto"] | None = "auto",
         name: str = "teacher",
         forward: Callable[[Any, Any], Any] | None = None,
         compile: bool | Mapping[str, Any] = False,
@@ -73,7 +80,12 @@ class LiveTeacher(Teacher):
             raise TeacherError(f"teachers.{name}: " + unknown("precision", precision, _PRECISIONS))
         self.name = name
         self._module = unwrap(module)
-        self._statistics = InputStatistics(normalization, name)
+        if normalization == "auto":
+            found = expected_statistics(self._module)
+            self._statistics = InputStatistics(found, name, read_off=True)
+        else:
+            self._statistics = InputStatistics(normalization, name)
+        self._size = InputSize(self._module, name)
         self._forward = forward
         # A compiled module is compiled anew: its code would not see the hooks of the taps.
         self._compile = compile or hasattr(module, "_orig_mod")
@@ -93,15 +105,20 @@ class LiveTeacher(Teacher):
 
     @property
     def normalization(self) -> Normalize | None:
-        """The statistics it was trained with; None: unknown."""
-        return self._statistics.own
+        """The statistics that were said to be its own; None: none were."""
+        return self._statistics.stated
+
+    @property
+    def forward(self) -> Callable[[Any, Any], Any] | None:
+        """What the network is run by, where that was given."""
+        return self._forward
 
     def bind(self, data: DataBundle | None, device: torch.device) -> None:
         """Freeze the network, move it to the device, and try it on two samples."""
         self._open(device)
         if data is None:
             return
-        self._statistics.bind(data.normalization)
+        self._look_at(data, device)
         example = self._read(example_batch(data, device))
         if self._forward is None:
             self._example = example.inputs
@@ -111,12 +128,29 @@ class LiveTeacher(Teacher):
             raise
         except Exception as error:  # whatever a stranger's forward raises
             shape = list(first_tensor(example.inputs).shape)
-            reason = str(error).strip().split("\n")[0]
+            reason = str(error).strip().split("\n")[0].rstrip(".")
             raise TeacherError(
                 f"teachers.{self.name}: {type(self._module).__name__} cannot read inputs of shape "
-                f"{shape}: {reason}"
+                f"{shape}: {reason}{size_hint(self._module)}"
             ) from error
         check_answer(self.name, outputs, len(example), data.num_outputs)
+
+    def _look_at(self, data: DataBundle, device: torch.device | str) -> None:
+        """Decide how inputs are moved to what the network reads."""
+        inputs = example_batch(data, device, size=LOOKED_AT).inputs
+        self._statistics.bind(data.normalization, inputs)
+        if self._forward is None:
+            self._size.decide(self._module, self._statistics(inputs, self.name))
+
+    def reads(self, data: DataBundle) -> str:
+        """Return how inputs are moved to what the network reads; "" where they are not."""
+        self._look_at(data, "cpu")
+        parts = [self._statistics.describe()] if self._statistics.noteworthy else []
+        return "; ".join([*parts, *filter(None, [self._size.describe()])])
+
+    def inputs_of(self, batch: Batch) -> Any:
+        """Return the inputs as the network reads them: its statistics, size and type."""
+        return self._read(batch).inputs
 
     def meet(self, student: nn.Module) -> None:
         """Refuse a student that would train this network's own parameters.
@@ -172,7 +206,7 @@ class LiveTeacher(Teacher):
 
     def _read(self, batch: Batch) -> Batch:
         """Return the batch as the network should see it."""
-        inputs = self._statistics(stated_inputs(batch), self.name)
+        inputs = self._size(self._statistics(stated_inputs(batch), self.name))
         if isinstance(inputs, Tensor):
             if inputs.is_floating_point() and self._dtype is not None:
                 inputs = inputs.to(self._dtype)
@@ -206,15 +240,22 @@ class LiveTeacher(Teacher):
         """Return the sha256 of class, structure, weights, statistics, precision and forward."""
         forward = self._forward
         called = "" if forward is None else function_digest(forward)
+        size = [key] if (key := self._size.key()) else []
         return digest_of_parts(
-            "live", module_digest(self._module), self._statistics.key(), self._precision, called
+            "live",
+            module_digest(self._module),
+            self._statistics.key(),
+            self._precision,
+            called,
+            *size,
         )
 
     def describe(self) -> str:
         """Return class, size, precision, and which statistics its inputs have."""
         size = f"{count_parameters(self._module):,} parameters"
         kind = type(self._module).__name__
-        return f"{kind}, {size}, {self._precision}; {self._statistics.describe()}"
+        parts = [f"{kind}, {size}, {self._precision}", self._statistics.describe()]
+        return "; ".join([*parts, *filter(None, [self._size.describe()])])
 
     def _release(self) -> None:
         if self._tapped is not None:

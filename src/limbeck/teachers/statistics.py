@@ -20,26 +20,70 @@ class InputStatistics:
     Args:
         own: what the teacher expects; None: unknown, inputs are passed as they are.
         name: the teacher's name, for messages.
+        read_off: whether ``own`` was read off the network's configuration and not said by a
+            person. It is then given up, and ``describe`` says why, where the data cannot be moved
+            to it: they are no images, or outside of [0, 1] under statistics that nobody stated.
     """
 
-    def __init__(self, own: Normalize | None, name: str) -> None:
+    def __init__(self, own: Normalize | None, name: str, *, read_off: bool = False) -> None:
         if own is not None and not isinstance(own, Normalize):
             raise TeacherError(
                 f"teachers.{name}.normalization: expected Normalize(mean, std) or None, got "
                 f"{type(own).__name__}"
             )
         self.own = own
+        self._read_off = read_off and own is not None
+        self._given_up = ""
         self._data: Normalize | None = None
         self._bound = False
 
-    def bind(self, data: Normalize | None) -> None:
-        """Learn the statistics by which inputs are normalised; None: by none."""
+    def bind(self, data: Normalize | None, example: Any = None) -> None:
+        """Learn the statistics by which inputs are normalised; None: by none.
+
+        Args:
+            data: the statistics.
+            example: inputs of some samples; needed where the teacher's own were read off.
+        """
         self._data, self._bound = data, True
+        if self._read_off and self.own is not None:
+            self._fit_to(example)
+
+    def _fit_to(self, example: Any) -> None:
+        """Bring what was read off to the data's channels, or give it up."""
+        assert self.own is not None
+        own = self.own
+        if not isinstance(example, Tensor) or not example.is_floating_point() or example.dim() != 4:
+            self._give_up("inputs are no images")
+            return
+        if self._data is None and not _in_unit_range(example):
+            self._give_up(
+                "inputs are not in [0, 1] and their own statistics are not known to Limbeck; say "
+                "normalization= where they need moving"
+            )
+            return
+        channels = example.shape[1]
+        if channels == 1 and len(own.mean) == 3:  # a first layer summed over its channels
+            own = Normalize((sum(own.mean) / 3,), (sum(own.std) / 3,))
+        if len(own.mean) not in (1, channels):
+            self._give_up(f"it has {len(own.mean)} channels, the inputs {channels}")
+            return
+        self.own = own
+
+    def _give_up(self, reason: str) -> None:
+        assert self.own is not None
+        self._given_up, self.own = f"; not moved to its {_words(self.own)}: {reason}", None
+
+    @property
+    def stated(self) -> Normalize | None:
+        """What a person said to be the teacher's own; None: nothing, or it was read off."""
+        return None if self._read_off else self.own
 
     @property
     def changes(self) -> bool:
         """Whether inputs are changed at all."""
-        return self._bound and self.own is not None and self.own != (self._data or Normalize())
+        if not self._bound or self.own is None:
+            return False
+        return not self.own.same_as(self._data or Normalize())
 
     def __call__(self, inputs: Any, name: str) -> Any:
         """Return the inputs under the teacher's statistics; never writes to what it is given.
@@ -63,6 +107,8 @@ class InputStatistics:
 
     def describe(self) -> str:
         """Return in words which statistics the teacher sees."""
+        if self.own is None and self._given_up:
+            return f"inputs as the student's{self._given_up}"
         if self.own is None:
             return "inputs as the student's (the teacher's statistics are unknown)"
         if not self._bound:
@@ -70,7 +116,19 @@ class InputStatistics:
         if not self.changes:
             return "inputs as the student's (same statistics)"
         before = _words(self._data) if self._data else "[0, 1]"
-        return f"inputs re-normalised from {before} to {_words(self.own)}"
+        source = " (read off its pretrained_cfg)" if self._read_off else ""
+        return f"inputs re-normalised from {before} to {_words(self.own)}{source}"
+
+    @property
+    def noteworthy(self) -> bool:
+        """Whether a person should be told before the first step."""
+        return self.changes or bool(self._given_up)
+
+
+def _in_unit_range(inputs: Tensor) -> bool:
+    if inputs.numel() == 0:
+        return True
+    return bool(inputs.min() >= -1e-3) and bool(inputs.max() <= 1 + 1e-3)
 
 
 def _words(stats: Normalize) -> str:
