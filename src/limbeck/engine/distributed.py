@@ -19,6 +19,7 @@ import torch.distributed.nn.functional
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from limbeck.engine.gathering import gather
 from limbeck.errors import LimbeckError
 
 Result = TypeVar("Result")
@@ -55,6 +56,10 @@ class World:
         total = tensor.clone()
         dist.all_reduce(total)
         return total
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Return the rows of all processes, differentiably; see :func:`gathering.gather`."""
+        return tensor if self.size == 1 else gather(tensor, self.rank, self.size)
 
     def lead(self, work: Callable[[], Result]) -> Result:
         """Let rank 0 do ``work``, and wait for it. Every rank must call it.

@@ -89,6 +89,7 @@ def assemble(plan: Plan, world: World) -> Assembly:
         world_size=world.size,
         device=world.device,
         sum=world.sum,
+        gather=world.gather,
     )
     ctx.generator.manual_seed(torch.initial_seed())
     for name, teacher in plan.teachers.items():

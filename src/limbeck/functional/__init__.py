@@ -21,6 +21,7 @@ from limbeck.functional.condensation import (
     online_mean,
     ranking,
 )
+from limbeck.functional.contrastive import bank_scores, bank_update, crd_nce, log_mean_exp
 from limbeck.functional.divergence import (
     kl_divergence,
     kl_from_log_probs,
@@ -35,6 +36,7 @@ from limbeck.functional.explanation import (
 )
 from limbeck.functional.feature import hint
 from limbeck.functional.logit import dml, kd, kd_multilabel, kd_regression
+from limbeck.functional.relation import pkt, rkd_angle, rkd_distance, sp
 from limbeck.functional.task import (
     binary_cross_entropy,
     cross_entropy,
@@ -49,10 +51,13 @@ __all__ = [
     "TemperatureFit",
     "adaptive_calibration_error",
     "adaptive_expected_calibration_error",
+    "bank_scores",
+    "bank_update",
     "binary_cross_entropy",
     "brier_score",
     "classwise_calibration_error",
     "cost_aware_score",
+    "crd_nce",
     "cross_entropy",
     "dml",
     "entropy_value",
@@ -71,14 +76,19 @@ __all__ = [
     "kl_from_log_probs",
     "kl_to_probs",
     "label_smoothing_targets",
+    "log_mean_exp",
     "mixing_weights",
     "negative_log_likelihood",
     "online_mean",
     "overconfidence_error",
+    "pkt",
     "ranking",
     "reliability_bins",
     "reverse_kl",
+    "rkd_angle",
+    "rkd_distance",
     "soft_cross_entropy",
+    "sp",
     "squared_error",
     "underconfidence_error",
 ]
