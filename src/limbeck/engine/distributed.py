@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -60,6 +60,14 @@ class World:
     def gather(self, tensor: Tensor) -> Tensor:
         """Return the rows of all processes, differentiably; see :func:`gathering.gather`."""
         return tensor if self.size == 1 else gather(tensor, self.rank, self.size)
+
+    def own(self, items: Iterable[Result]) -> Iterator[Result]:
+        """Yield what this process alone works on: an error on the way is its own, and says so."""
+        try:
+            yield from items
+        except LimbeckError as error:
+            error.alone = self.size > 1
+            raise
 
     def lead(self, work: Callable[[], Result]) -> Result:
         """Let rank 0 do ``work``, and wait for it. Every rank must call it.
@@ -131,6 +139,9 @@ def joined_world() -> Iterator[World]:
     """Join the processes that ``torchrun`` started; a world of one without it.
 
     The process group is left again at the end where it was joined here, and its threads with it.
+
+    Raises:
+        LimbeckError: another process ended in the middle.
     """
     device = pick_device()
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -141,7 +152,26 @@ def joined_world() -> Iterator[World]:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield World(dist.get_rank(), dist.get_world_size(), device)
+    except RuntimeError as error:
+        if not _is_lost_peer(error):
+            raise
+        raise LimbeckError(
+            "another process of this job ended in the middle; what it said stands above, and "
+            "`limbeck resume` goes on from the last checkpoint"
+        ) from error
     finally:
         if mine:
             gc.collect()  # wrappers that sit in reference cycles still hold the group
             dist.destroy_process_group()
+
+
+def _is_lost_peer(error: RuntimeError) -> bool:
+    """Whether a collective failed because a process is gone; gloo has no type of error for it."""
+    text = str(error)
+    signs = (
+        "Connection closed by peer",
+        "Connection reset by peer",
+        "Broken pipe",
+        "Socket closed",
+    )
+    return isinstance(error, dist.DistError) or any(sign in text for sign in signs)

@@ -31,10 +31,10 @@ def gather(tensor: Tensor, rank: int, size: int) -> Tensor:
 
 def _counts(tensor: Tensor, size: int) -> list[int]:
     """Return how many rows each rank has."""
-    counts = torch.zeros(size, dtype=torch.int64, device=tensor.device)
     own = torch.tensor([len(tensor)], device=tensor.device)
-    dist.all_gather_into_tensor(counts, own)
-    found: list[int] = counts.tolist()
+    counts = [torch.empty_like(own) for _ in range(size)]
+    dist.all_gather(counts, own)
+    found: list[int] = torch.cat(counts).tolist()
     return found
 
 
@@ -57,7 +57,7 @@ class _Gather(torch.autograd.Function):
         return _join(tensor, counts)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         total = grad.contiguous().clone()
         dist.all_reduce(total)

@@ -106,7 +106,7 @@ def bank_update(
         embedding: ``[batch, dim]``.
         momentum: μ in [0, 1).
     """
-    unique, place = rows.unique(return_inverse=True)
+    unique, place = torch.unique(rows, return_inverse=True)
     last = torch.zeros_like(unique).scatter_reduce(
         0, place, torch.arange(len(rows), device=rows.device), "amax"
     )

@@ -17,8 +17,8 @@ MAX_TRIPLES = 2**22
 
 
 def sp(
-    student_feature: Float[Tensor, "batch *feature"],
-    teacher_feature: Float[Tensor, "batch *other"],
+    student_feature: Float[Tensor, " batch *feature"],
+    teacher_feature: Float[Tensor, " batch *other"],
 ) -> Float[Tensor, ""]:
     """Similarity-preserving loss (Tung and Mori 1907.09682): ``‖G_T - G_S‖²_F / batch²``.
 
@@ -45,8 +45,8 @@ def sp(
 
 
 def rkd_distance(
-    student_feature: Float[Tensor, "batch *feature"],
-    teacher_feature: Float[Tensor, "batch *other"],
+    student_feature: Float[Tensor, " batch *feature"],
+    teacher_feature: Float[Tensor, " batch *other"],
 ) -> Float[Tensor, ""]:
     """Distance-wise relational KD (Park et al. 1904.05068).
 
@@ -72,8 +72,8 @@ def rkd_distance(
 
 
 def rkd_angle(
-    student_feature: Float[Tensor, "batch *feature"],
-    teacher_feature: Float[Tensor, "batch *other"],
+    student_feature: Float[Tensor, " batch *feature"],
+    teacher_feature: Float[Tensor, " batch *other"],
     *,
     max_triples: int = MAX_TRIPLES,
 ) -> Float[Tensor, ""]:
@@ -122,15 +122,15 @@ def rkd_angle(
 
 
 def pkt(
-    student_feature: Float[Tensor, "batch *feature"],
-    teacher_feature: Float[Tensor, "batch *other"],
+    student_feature: Float[Tensor, " batch *feature"],
+    teacher_feature: Float[Tensor, " batch *other"],
     *,
     eps: float = 1e-7,
 ) -> Float[Tensor, ""]:
     """Probabilistic knowledge transfer (Passalis and Tefas 1803.10837), cosine kernel.
 
-    ``p_ij`` is ``(cos(f_i, f_j) + 1) / 2``, rows divided by their sum; the loss is the mean over all
-    ``batch²`` entries of ``p_T log((p_T + ε) / (p_S + ε))``: KL(teacher ‖ student) of each row,
+    ``p_ij`` is ``(cos(f_i, f_j) + 1) / 2``, rows divided by their sum; the loss is the mean over
+    all ``batch²`` entries of ``p_T log((p_T + ε) / (p_S + ε))``: KL(teacher ‖ student) of each row,
     divided by ``batch²`` as in the authors' code.
 
     Args:

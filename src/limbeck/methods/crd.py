@@ -90,8 +90,8 @@ class CRD(Method):
         bank=True,
         exempt={
             "zero_at_equality": "a sample is told from others, also by equal features",
-            "batch_one": "the contract's data are then one sample, which has no negative; a batch of "
-            "one from more data is tested",
+            "batch_one": "the contract's data are then one sample, which has no negative; a batch "
+            "of one from more data is tested",
             "gradient": "Z is set from the first batch, by design without a gradient; tested with "
             "Z already set",
         },
@@ -149,7 +149,7 @@ class CRDRuntime(Runtime):
         self.embed_student = nn.Linear(math.prod(pair.student_shape[1:]), method.dim)
         self.embed_teacher = nn.Linear(math.prod(pair.teacher_shape[1:]), method.dim)
         view = data.splits["train"]
-        self.num_data = len(view.indices.unique())
+        self.num_data = len(torch.unique(view.indices))
         self.register_buffer("log_z", torch.full((2,), math.nan))
         if method.negatives == "bank":
             self.source = NegativeSource(view, keep_class=method.same_class == "keep")
@@ -233,4 +233,5 @@ def _log_mean(own: Tensor, others: Tensor, counted: Tensor | None, ctx: Context)
     scores = torch.cat([own.detach(), kept.detach().flatten()]).double()
     total = torch.stack([scores.exp().sum(), scores.new_tensor(len(scores))])
     summed, count = ctx.sum(total)
-    return (summed / count).log()
+    mean: Tensor = (summed / count).log()
+    return mean

@@ -45,10 +45,9 @@ class NegativeSource:
     """
 
     def __init__(self, view: View, *, keep_class: bool) -> None:
-        self._index = view.indices.unique()  # sorted
-        groups = groups_of(
-            view.base_targets[self._index], self._index, keep_class=keep_class
-        ).unique(return_inverse=True)[1]
+        self._index = torch.unique(view.indices)  # sorted
+        same = groups_of(view.base_targets[self._index], self._index, keep_class=keep_class)
+        groups = torch.unique(same, return_inverse=True)[1]
         sizes = groups.bincount()
         if len(sizes) < 2:
             advice = "there is only one" if len(groups) < 2 else "set method.same_class=keep"

@@ -19,7 +19,7 @@ from limbeck.methods.registry import register_method
 class RKD(Coupled):
     r"""Park et al. (2019): distances of pairs and angles of triples of the samples in a batch.
 
-    .. math:: \lambda_D \, \ell_\delta(\psi_D^S, \psi_D^T) + \lambda_A \, \ell_\delta(\psi_A^S, \psi_A^T)
+    .. math:: \lambda_D \, \ell(\psi_D^S, \psi_D^T) + \lambda_A \, \ell(\psi_A^S, \psi_A^T)
 
     with the Huber loss of width 1, distances divided by their mean in the batch, and the cosine of
     each angle. Both losses are means, over b² pairs and b³ triples of a batch of b.
