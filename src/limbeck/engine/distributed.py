@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import inspect
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -155,8 +157,11 @@ def joined_world() -> Iterator[World]:
     except RuntimeError as error:
         if not _is_lost_peer(error):
             raise
+        if threading.current_thread() is threading.main_thread():
+            # torchrun now ends those that are left; it waits for them to have their say.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise LimbeckError(
-            "another process of this job ended in the middle; what it said stands above, and "
+            "another process of this job is gone (its own line, if it had one, says why); "
             "`limbeck resume` goes on from the last checkpoint"
         ) from error
     finally:

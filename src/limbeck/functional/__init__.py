@@ -21,7 +21,7 @@ from limbeck.functional.condensation import (
     online_mean,
     ranking,
 )
-from limbeck.functional.contrastive import bank_scores, bank_update, crd_nce, log_mean_exp
+from limbeck.functional.contrastive import bank_scores, bank_update, crd_nce
 from limbeck.functional.divergence import (
     kl_divergence,
     kl_from_log_probs,
@@ -76,7 +76,6 @@ __all__ = [
     "kl_from_log_probs",
     "kl_to_probs",
     "label_smoothing_targets",
-    "log_mean_exp",
     "mixing_weights",
     "negative_log_likelihood",
     "online_mean",

@@ -1,7 +1,5 @@
 """Losses that tell a sample's own counterpart from those of other samples."""
 
-import math
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -56,11 +54,6 @@ def crd_nce(
     costs = softplus(others - level[:, None]) + (level - noise.log())[:, None]
     missed = torch.where(counted, costs, 0.0).sum(1)
     return ((found + missed).sum() / max(len(own), 1)).to(result_dtype(positive))
-
-
-def log_mean_exp(scores: Float[Tensor, "*scores"]) -> Float[Tensor, ""]:
-    """Logarithm of the mean of exponentials, whatever their size."""
-    return scores.logsumexp(tuple(range(scores.dim()))) - math.log(max(scores.numel(), 1))
 
 
 def bank_scores(
