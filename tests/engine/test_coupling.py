@@ -141,6 +141,6 @@ def test_a_process_that_is_gone_is_one_line(monkeypatch, error, line):
     for name in vars(group):
         monkeypatch.setattr(dist, name, getattr(group, name))
     monkeypatch.setattr("limbeck.engine.distributed.signal.signal", lambda *_: None)
-    with pytest.raises(LimbeckError if line else RuntimeError, match=line or "shape"):
-        with joined_world():
-            raise error
+    expected = LimbeckError if line else RuntimeError
+    with pytest.raises(expected, match=line or "shape"), joined_world():
+        raise error

@@ -66,9 +66,7 @@ def test_scores_beyond_what_exponentials_hold_are_exact():
 def test_a_sample_without_negatives_is_only_to_be_found():
     positive = torch.zeros(2, dtype=torch.float64).requires_grad_()
     none = torch.zeros(2, 3, dtype=torch.bool)
-    value = lf.crd_nce(
-        positive, draw(2, 3), log_normaliser=0.0, num_data=5, counted=none, eps=1e-3
-    )
+    value = lf.crd_nce(positive, draw(2, 3), log_normaliser=0.0, num_data=5, counted=none, eps=1e-3)
     assert float(value.detach()) == pytest.approx(math.log(1 + 1e-3), rel=1e-10)
     (slope,) = torch.autograd.grad(value, positive)
     assert torch.isfinite(slope).all()

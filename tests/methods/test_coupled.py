@@ -17,6 +17,7 @@ from limbeck.methods.rkd import RKD
 from limbeck.methods.sp import SP
 from limbeck.taps.outputs import Outputs
 from limbeck.teachers.live import LiveTeacher
+from limbeck.teachers.peers import PeersTeacher
 
 IMAGES = torch.rand(2, 1, 8, 8)
 METHODS = (SP, RKD, PKT)
@@ -125,6 +126,15 @@ def test_what_makes_no_sense_is_refused(kind):
     black_box = type("BlackBox", (LiveTeacher,), {"module": None})(make_cnn(2))
     with pytest.raises(TeacherError, match=f"no layers that {kind.name} could read"):
         prepare(kind(), teacher=black_box)
+
+
+def test_beside_peers_a_method_reads_the_teacher_that_has_layers():
+    ctx = Context(example=Batch(inputs=IMAGES))
+    teachers = {"peers": PeersTeacher(), "teacher": LiveTeacher(teacher_network())}
+    runtime = SP().prepare(make_cnn(4, 8), teachers, None, ctx)
+    assert runtime.teacher_taps() == ("stages.1",)
+    with pytest.raises(TeacherError, match=r"teachers\.peers: has no layers"):
+        SP(teacher="peers").prepare(make_cnn(4, 8), teachers, None, ctx)
 
 
 @every_method

@@ -135,6 +135,10 @@ def _facts(card: Card) -> Iterator[tuple[str, str]]:
         "task weight",
         f"{card.task_weight:g}" + (" (it redefines the task term)" if card.replaces_task else ""),
     )
+    if card.bank:
+        yield "samples", "compared with a bank of all training samples"
+    elif not card.separable:
+        yield "samples", "compared with each other in their batch"
     yield "timing", card.timing
     yield (
         "cost",

@@ -9,30 +9,17 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from torch import Tensor, nn
 
 from limbeck.data.batch import Batch
-from limbeck.errors import MethodError, TeacherError
+from limbeck.errors import MethodError
 from limbeck.methods.base import Method, Runtime, Terms
 from limbeck.methods.context import Context
-from limbeck.taps import TapPair, pair_taps
+from limbeck.methods.layers import find_pairs
+from limbeck.taps import TapPair
 from limbeck.taps.outputs import Outputs
 
 if TYPE_CHECKING:
     from limbeck.data import DataBundle
 
 AcrossRanks = Literal["gather", "local"]
-
-
-def find_pairs(
-    method: Method,
-    pairs: str | tuple[Any, ...],
-    student: nn.Module,
-    teachers: Mapping[str, Any],
-    ctx: Context,
-) -> list[TapPair]:
-    """Pair layers of student and teacher; TeacherError where the teacher has none to read."""
-    teacher = teachers[method.teacher] if method.teacher else next(iter(teachers.values()))
-    if teacher.module is None or ctx.example is None:
-        raise TeacherError(f"teachers.{teacher.name}: has no layers that {method.name} could read")
-    return pair_taps(student, teacher.module, pairs, student_example=ctx.example.inputs)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from limbeck.errors import MethodError
 from limbeck.methods.base import Method, Runtime, Terms
 from limbeck.methods.card import Card, Coupling, Paper
 from limbeck.methods.context import Context
-from limbeck.methods.coupled import find_pairs
+from limbeck.methods.layers import find_pairs
 from limbeck.methods.negatives import NegativeSource, groups_of
 from limbeck.methods.registry import register_method
 from limbeck.taps import TapPair
@@ -89,6 +89,7 @@ class CRD(Method):
         separable=False,
         bank=True,
         exempt={
+            "halves": "Z is set from the first batch, and a half of it gives another",
             "zero_at_equality": "a sample is told from others, also by equal features",
             "batch_one": "the contract's data are then one sample, which has no negative; a batch "
             "of one from more data is tested",

@@ -10,12 +10,12 @@ from torch import nn
 
 from limbeck import functional
 from limbeck.data.batch import Batch
-from limbeck.errors import TeacherError
 from limbeck.methods.base import Method, Runtime, Stage, Terms
 from limbeck.methods.card import Card, Paper
 from limbeck.methods.context import Context
+from limbeck.methods.layers import find_pairs
 from limbeck.methods.registry import register_method
-from limbeck.taps import TapPair, make_projector, pair_taps
+from limbeck.taps import TapPair, make_projector
 from limbeck.taps.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -82,10 +82,7 @@ class FitNet(Method):
         self, student: nn.Module, teachers: Mapping[str, Any], data: DataBundle | None, ctx: Context
     ) -> Runtime:
         """Pair the layers and build a regressor for each pair."""
-        teacher = teachers[self.teacher] if self.teacher else next(iter(teachers.values()))
-        if teacher.module is None or ctx.example is None:
-            raise TeacherError(f"teachers.{teacher.name}: has no layers that fitnet could read")
-        found = pair_taps(student, teacher.module, self.pairs, student_example=ctx.example.inputs)
+        found = find_pairs(self, self.pairs, student, teachers, ctx)
         if self.pairs == "auto":
             found = [found[len(found) // 2]]
         return FitNetRuntime(self, found)

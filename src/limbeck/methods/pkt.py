@@ -51,6 +51,7 @@ class PKT(Coupled):
         teacher_access="features",
         separable=False,
         exempt={
+            "halves": "each sample is compared with all others of its batch",
             "zero_at_equality": "the ε inside the logarithm leaves a gradient of its order (10⁻⁷) "
             "where student equals teacher; the value is 0",
         },

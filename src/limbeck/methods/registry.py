@@ -13,7 +13,16 @@ from limbeck.errors import MethodError, unknown
 from limbeck.methods.base import Method
 
 _METHODS: dict[str, type[Method]] = {}
-_INFRASTRUCTURE = {"base", "card", "compose", "context", "coupled", "negatives", "registry"}
+_INFRASTRUCTURE = {
+    "base",
+    "card",
+    "compose",
+    "context",
+    "coupled",
+    "layers",
+    "negatives",
+    "registry",
+}
 _discovered = False
 
 M = TypeVar("M", bound=type[Method])

@@ -53,6 +53,7 @@ class RKD(Coupled):
         min_classes=1,
         teacher_access="features",
         separable=False,
+        exempt={"halves": "each sample is compared with all others of its batch"},
     )
 
     def __post_init__(self) -> None:

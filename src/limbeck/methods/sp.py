@@ -49,6 +49,7 @@ class SP(Coupled):
         min_classes=1,
         teacher_access="features",
         separable=False,
+        exempt={"halves": "each sample is compared with all others of its batch"},
     )
 
     def relate(self, student: Tensor, teacher: Tensor) -> Terms:
