@@ -100,7 +100,7 @@ def card_text(name: str) -> Text:
     text.append(f"{card.title}", style="bold").append(f"  ({name})\n")
     text.append(f"{_summary(kind)}\n\n")
     for label, value in _facts(card):
-        text.append(f"{label:<12}", style="dim").append(f"{value}\n")
+        text.append(f"{label:<13}", style="dim").append(f"{value}\n")
     text.append("\nparameters\n", style="bold")
     for line in _parameters(kind):
         text.append(line + "\n")
@@ -156,7 +156,9 @@ def _times(number: float) -> str:
 
 
 def _parameters(kind: type[Method]) -> Iterator[str]:
-    docs = _argument_docs(Method) | _argument_docs(kind)
+    docs: dict[str, str] = {}
+    for ancestor in reversed([one for one in kind.__mro__ if issubclass(one, Method)]):
+        docs |= _argument_docs(ancestor)
     for field in dataclasses.fields(kind):
         if not field.init:
             continue
