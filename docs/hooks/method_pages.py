@@ -147,6 +147,7 @@ def needs(card: Card) -> str:
         ["sample index", yes[card.needs_index]],
         ["second derivatives (then torch.compile is off)", yes[card.double_backward]],
         ["loss separable over the batch", yes[card.separable]],
+        ["a memory of all samples", yes[card.bank]],
         ["owns the task term", yes[card.replaces_task]],
         ["weight of the task term", f"{card.task_weight:g}"],
         ["may change the length of an epoch", yes[card.selects]],

@@ -7,7 +7,14 @@ from collections.abc import Iterable
 
 
 class LimbeckError(Exception):
-    """Base of every error that Limbeck raises on purpose. The CLI prints it in one line, exit 2."""
+    """Base of every error that Limbeck raises on purpose. The CLI prints it in one line, exit 2.
+
+    Attributes:
+        alone: of several processes, whether this one alone knows of it. What all know, the first
+            prints.
+    """
+
+    alone: bool = False
 
 
 class RecipeError(LimbeckError, ValueError):

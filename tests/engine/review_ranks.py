@@ -5,7 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ import limbeck.engine.keeping as keeping
 import limbeck.engine.running as running
 from limbeck.engine.distiller import Distiller
 from limbeck.engine.settings import Checkpoints
-from limbeck.errors import StorageError
+from limbeck.engine.step import StepModule
+from limbeck.errors import NonFiniteError, StorageError
 
 
 def run_two_ranks(root: Path) -> list[int | None]:
@@ -37,7 +39,7 @@ def run_two_ranks(root: Path) -> list[int | None]:
 
 
 def job(rank: int, root: Path) -> None:
-    """Resume before the first checkpoint; wait for a late rank; meet a full disk together."""
+    """Resume before the first checkpoint; wait for a late rank; meet a full disk, and NaN."""
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE="2")
     dist.init_process_group(
@@ -55,11 +57,17 @@ def job(rank: int, root: Path) -> None:
     running.assemble = _slow(running.assemble, rank == 1)  # rank 0 makes the folder meanwhile
     keeping.write_bytes = _slow(keeping.write_bytes, rank == 0)  # rank 1 wants to read it
     told.append(train("slow"))
-    keeping.save_checkpoint = _full
+    whole, keeping.save_checkpoint = keeping.save_checkpoint, _full
     try:
         train("full")
     except StorageError as error:
         told.append(str(error))
+    keeping.save_checkpoint = whole
+    try:
+        with _nan_on(rank == 1):
+            train("nan")
+    except NonFiniteError as error:
+        told.append(str(error).split(";")[0])
     dist.destroy_process_group()
     (root / f"rank-{rank}").write_text(", ".join(told))
 
@@ -87,6 +95,23 @@ def _slow(real: Callable[..., Any], here: bool) -> Callable[..., Any]:
         return real(*args)
 
     return call
+
+
+@contextmanager
+def _nan_on(here: bool) -> Iterator[None]:
+    """Let the knowledge term of the second step be NaN, on this rank or not."""
+    real, done = StepModule.forward, [0]
+
+    def forward(self: StepModule, *args: Any) -> Any:
+        loss, terms = real(self, *args)
+        done[0] += 1
+        if here and done[0] == 2:
+            return loss * float("nan"), terms | {"kd": terms["kd"] * float("nan")}
+        return loss, terms
+
+    StepModule.forward = forward  # type: ignore[method-assign]
+    yield
+    StepModule.forward = real  # type: ignore[method-assign]
 
 
 def _full(*args: Any, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Plans without batch statistics, whose losses are means over samples: equal on any split."""
+"""Plans without batch statistics: equal on any number of ranks, and mostly on any split."""
 
 from __future__ import annotations
 
@@ -24,6 +24,14 @@ PLANS = {
     "e2kd": ["e2kd"],
     "kcd": ["kd", {"name": "kcd", "stage_epochs": 1, "tau": 0.6}],
 }
+# Methods that compare samples, and so depend on micro-batches, but not on ranks.
+COUPLED = {
+    "sp": [{"name": "sp", "weight": 30.0}],
+    "rkd": ["rkd", "kd"],
+    "pkt": [{"name": "pkt", "weight": 300.0}],
+    "crd": [{"name": "crd", "num_negatives": 20, "dim": 16}],
+    "crd_batch": [{"name": "crd", "negatives": "batch", "dim": 16}],
+}
 
 
 def network(*channels: int) -> nn.Module:
@@ -38,12 +46,14 @@ def make_separable_plan(name: str, **train: object) -> Plan:
     def make_student() -> nn.Module:
         return Cohort([network(4, 8), network(6, 8)]) if name == "dml" else network(4, 8)
 
-    settings = {"epochs": 2, "batch_size": 32, "optimizer": Optimizer(lr=0.02), **train}
+    # Batches of the coupled methods cannot be cut in two equal parts.
+    size = 31 if name in COUPLED else 32
+    settings = {"epochs": 2, "batch_size": size, "optimizer": Optimizer(lr=0.02), **train}
     return Plan(
         name=name,
         data=digits(),
         make_student=make_student,
-        methods=as_methods(PLANS[name]),
+        methods=as_methods((PLANS | COUPLED)[name]),
         teachers={"peers": PeersTeacher()} if name == "dml" else {"teacher": LiveTeacher(teacher)},
         train=Train(**settings),  # type: ignore[arg-type]
         checkpoints=Checkpoints(every_steps=3),

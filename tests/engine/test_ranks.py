@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from killing import differing, evidence
 from safetensors.torch import load_file
-from separable_plans import PLANS, make_separable_plan
+from separable_plans import COUPLED, PLANS, make_separable_plan
 from torch import Tensor
 
 from limbeck.engine.running import run_plan
 
+ALL = [*PLANS, *COUPLED]
 JOB = Path(__file__).with_name("ddp_job.py")
 
 
@@ -42,14 +43,14 @@ def final_tensors(run: Path) -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("ranks")
-    torchrun(str(root), ",".join(PLANS))
+    torchrun(str(root), ",".join(ALL))
     return root
 
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("one")
-    for name in PLANS:
+    for name in ALL:
         run_plan(make_separable_plan(name), root / name, quiet=True)
     return root
 
@@ -62,7 +63,7 @@ def assert_same_training(one: Path, other: Path) -> None:
         assert gap <= 2e-5, f"{name}: {gap:.1e}"
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", ALL)
 def test_two_ranks_equal_one_process(name: str, two_ranks: Path, one_process: Path) -> None:
     assert_same_training(one_process / name, two_ranks / name)
     one, two = ((root / name / "metrics.jsonl").read_text() for root in (one_process, two_ranks))
@@ -80,7 +81,7 @@ def test_micro_batches_equal_one_batch(name: str, one_process: Path, tmp_path: P
     assert_same_training(one_process / name, tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["staged_hint", "kcd"])
+@pytest.mark.parametrize("name", ["staged_hint", "kcd", "crd"])
 def test_two_killed_ranks_go_on_to_the_same_bits(
     name: str, two_ranks: Path, tmp_path: Path
 ) -> None:

@@ -265,10 +265,12 @@ def test_a_death_in_the_end_game_changes_nothing(
 
 
 def test_ranks_wait_for_each_other_and_fail_together(tmp_path: Path) -> None:
-    """Resumed before the first checkpoint; one rank late; a disk that is full for rank 0 alone."""
+    """Resumed before a checkpoint; one rank late; a disk full for rank 0, NaN for rank 1 alone."""
     assert run_two_ranks(tmp_path) == [0, 0]
     for rank in range(2):
-        assert (tmp_path / f"rank-{rank}").read_text() == "done, done, no space left"
+        told = (tmp_path / f"rank-{rank}").read_text()
+        nan = "step 1 (epoch 0): the loss is nan, from kd"
+        assert told == f"done, done, no space left, {nan}"
 
 
 # Compilation.

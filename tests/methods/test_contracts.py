@@ -3,9 +3,12 @@
 import pytest
 
 from limbeck.methods import all_methods
+from limbeck.methods.crd import CRD
 from limbeck.methods.e2kd import E2KD
 from limbeck.methods.fitnet import FitNet
 from limbeck.methods.kd import KD
+from limbeck.methods.rkd import RKD
+from limbeck.methods.sp import SP
 from limbeck.testing import check_method
 
 NAMES = list(all_methods())
@@ -27,6 +30,10 @@ def test_contracts(name):
         FitNet(normaliser="half_sum", projector="conv1x1"),
         FitNet(pairs=(("stages.0", "stages.0"), ("stages.1", "stages.1"))),
         FitNet(pairs="penultimate", projector="linear"),
+        RKD(pairs="stages", angle=0.0),
+        SP(pairs="stages"),
+        CRD(negatives="batch", dim=8),
+        CRD(same_class="keep", num_negatives=5, temperature=0.01),
         E2KD(lam=0.0),
         E2KD(lam=5.0, temperature=5.0),
         E2KD(tap="stages.0", teacher_tap="stages[-1]"),

@@ -19,7 +19,10 @@ GOLDEN = Path(__file__).parent / "golden"
 UPDATE = "LIMBECK_UPDATE_GOLDEN"
 MAKE = f"{UPDATE}=1 pytest tests/methods/test_golden_curves.py -k {{name}}"
 # What to run where a method alone, with its defaults, would do nothing in eight steps.
-RUNS: dict[str, list[Any]] = {"kcd": ["kd", {"name": "kcd", "stage_epochs": 1, "tau": 0.6}]}
+RUNS: dict[str, list[Any]] = {
+    "crd": [{"name": "crd", "num_negatives": 16, "dim": 8}],
+    "kcd": ["kd", {"name": "kcd", "stage_epochs": 1, "tau": 0.6}],
+}
 
 
 def curve(name: str, folder: Path) -> list[dict[str, float]]:

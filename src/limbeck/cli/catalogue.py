@@ -100,7 +100,7 @@ def card_text(name: str) -> Text:
     text.append(f"{card.title}", style="bold").append(f"  ({name})\n")
     text.append(f"{_summary(kind)}\n\n")
     for label, value in _facts(card):
-        text.append(f"{label:<12}", style="dim").append(f"{value}\n")
+        text.append(f"{label:<13}", style="dim").append(f"{value}\n")
     text.append("\nparameters\n", style="bold")
     for line in _parameters(kind):
         text.append(line + "\n")
@@ -135,6 +135,10 @@ def _facts(card: Card) -> Iterator[tuple[str, str]]:
         "task weight",
         f"{card.task_weight:g}" + (" (it redefines the task term)" if card.replaces_task else ""),
     )
+    if card.bank:
+        yield "samples", "compared with a bank of all training samples"
+    elif not card.separable:
+        yield "samples", "compared with each other in their batch"
     yield "timing", card.timing
     yield (
         "cost",
@@ -152,7 +156,9 @@ def _times(number: float) -> str:
 
 
 def _parameters(kind: type[Method]) -> Iterator[str]:
-    docs = argument_docs(Method) | argument_docs(kind)
+    docs: dict[str, str] = {}
+    for ancestor in reversed([one for one in kind.__mro__ if issubclass(one, Method)]):
+        docs |= argument_docs(ancestor)
     for field in dataclasses.fields(kind):
         if not field.init:
             continue

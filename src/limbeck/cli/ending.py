@@ -79,8 +79,20 @@ def _debugging() -> bool:
 def _theirs(error: LimbeckError) -> int:
     if _debugging():
         traceback.print_exc()
-    _say(f"error: {_one_line(str(error))}")
+    if _speaks() or error.alone:
+        _say(f"error: {_who(error.alone)}{_one_line(str(error))}")
     return THEIRS
+
+
+def _speaks() -> bool:
+    """Whether this process speaks for its siblings: the first one does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _who(alone: bool) -> str:
+    """Name the process where others may say something else."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return f"process {os.environ['RANK']}: " if alone and several else ""
 
 
 def _misused(error: Exception) -> int:
@@ -89,7 +101,8 @@ def _misused(error: Exception) -> int:
         return DONE
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "limbeck"
-    _say(f"error: {message.rstrip('.')} (see: {path} --help)")
+    if _speaks():
+        _say(f"error: {message.rstrip('.')} (see: {path} --help)")
     return THEIRS
 
 
@@ -97,6 +110,8 @@ def _interrupted(stop: KeyboardInterrupt) -> int:
     if _debugging():
         traceback.print_exc()
     run = getattr(stop, "run", None)
+    if not _speaks():
+        return INTERRUPTED
     if run is None:
         _say("interrupted")
     elif Path(run).parent.name == "teachers":  # its student's recipe goes on with it
@@ -111,7 +126,9 @@ def _ours(error: Exception) -> int:
         traceback.print_exc()
     what = _one_line(f"{type(error).__name__}: {error}")
     where = _keep_traceback()
-    _say(f"error: unexpected {what}; a fault of Limbeck's: please report it with {where}")
+    _say(
+        f"error: {_who(True)}unexpected {what}; a fault of Limbeck's: please report it with {where}"
+    )
     return OURS
 
 

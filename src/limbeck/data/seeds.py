@@ -117,8 +117,8 @@ def counter_integers(
     return bits_to_integers(counter_bits(seed, view, index, stream), high)
 
 
-def bits_to_integers(bits: Tensor, high: int) -> Tensor:
-    """Turn 64 random bits each into int64 uniform in [0, high)."""
+def bits_to_integers(bits: Tensor, high: int | Tensor) -> Tensor:
+    """Turn 64 random bits each into int64 uniform in [0, high); bounds may differ (broadcast)."""
     return (_shift(bits, 32) * high) >> 32
 
 

@@ -134,7 +134,7 @@ class Distiller:
             self._choose_examples()
         total, first = self._steps_per_epoch(), position.step_in_epoch
         seen = position.samples
-        for micro_batches in self._batches():
+        for micro_batches in self.world.own(self._batches()):
             self._train_step(micro_batches, position.step_in_epoch / total, 1 / total)
             position.samples += self._step_size(position.step_in_epoch)
             position.step_in_epoch += 1
@@ -282,10 +282,24 @@ class Distiller:
         return torch.autocast(self.world.device.type, dtype=torch.bfloat16)
 
     def _refuse_useless(self, loss: Tensor, terms: dict[str, Tensor]) -> None:
-        """Refuse a constant loss, and NaN (on a GPU only where the log synchronises anyway)."""
+        """Refuse a constant loss, and NaN (on a GPU only where the log synchronises anyway).
+
+        NaN on one rank is refused on all, in the same words: none waits for one that is gone.
+        """
         refuse_constant(loss, self.stage)
         if self.world.device.type == "cpu" or (self.position.step + 1) % self.train.log_every == 0:
+            loss, terms = self._of_all_ranks(loss, terms)
             refuse_non_finite_loss(loss, terms, where=str(self.position), last=self.keeper.last)
+
+    def _of_all_ranks(
+        self, loss: Tensor, terms: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a micro-batch and its terms, joined over all ranks."""
+        if self.world.size == 1:
+            return loss, terms
+        told = torch.stack([value.detach().double() for value in (loss, *terms.values())])
+        total = self.world.sum(told)
+        return total[0] / self.world.size, dict(zip(terms, total[1:], strict=True))
 
     # Small things.
 

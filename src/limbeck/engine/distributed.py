@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import inspect
 import os
-from collections.abc import Callable, Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -19,6 +21,7 @@ import torch.distributed.nn.functional
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from limbeck.engine.gathering import gather
 from limbeck.errors import LimbeckError
 
 Result = TypeVar("Result")
@@ -55,6 +58,18 @@ class World:
         total = tensor.clone()
         dist.all_reduce(total)
         return total
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Return the rows of all processes, differentiably; see :func:`gathering.gather`."""
+        return tensor if self.size == 1 else gather(tensor, self.rank, self.size)
+
+    def own(self, items: Iterable[Result]) -> Iterator[Result]:
+        """Yield what this process alone works on: an error on the way is its own, and says so."""
+        try:
+            yield from items
+        except LimbeckError as error:
+            error.alone = self.size > 1
+            raise
 
     def lead(self, work: Callable[[], Result]) -> Result:
         """Let rank 0 do ``work``, and wait for it. Every rank must call it.
@@ -126,6 +141,9 @@ def joined_world() -> Iterator[World]:
     """Join the processes that ``torchrun`` started; a world of one without it.
 
     The process group is left again at the end where it was joined here, and its threads with it.
+
+    Raises:
+        LimbeckError: another process ended in the middle.
     """
     device = pick_device()
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -136,7 +154,29 @@ def joined_world() -> Iterator[World]:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield World(dist.get_rank(), dist.get_world_size(), device)
+    except RuntimeError as error:
+        if not _is_lost_peer(error):
+            raise
+        if threading.current_thread() is threading.main_thread():
+            # torchrun now ends those that are left; it waits for them to have their say.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise LimbeckError(
+            "another process of this job is gone (its own line, if it had one, says why); "
+            "`limbeck resume` goes on from the last checkpoint"
+        ) from error
     finally:
         if mine:
             gc.collect()  # wrappers that sit in reference cycles still hold the group
             dist.destroy_process_group()
+
+
+def _is_lost_peer(error: RuntimeError) -> bool:
+    """Whether a collective failed because a process is gone; gloo has no type of error for it."""
+    text = str(error)
+    signs = (
+        "Connection closed by peer",
+        "Connection reset by peer",
+        "Broken pipe",
+        "Socket closed",
+    )
+    return isinstance(error, dist.DistError) or any(sign in text for sign in signs)

@@ -23,6 +23,7 @@ from limbeck.engine.plan import Plan
 from limbeck.engine.run_folder import RunFolder
 from limbeck.engine.setup import assemble, example_batch
 from limbeck.engine.signals import Interrupted
+from limbeck.engine.threads import choose_threads
 from limbeck.errors import CheckpointError, LimbeckError
 from limbeck.files import write_bytes, write_json
 from limbeck.models import save_model
@@ -73,9 +74,9 @@ def run_plan(
 
 @contextmanager
 def _threads(wanted: int | None) -> Iterator[None]:
-    """Hold torch to so many threads; afterwards the caller has as many as before."""
+    """Hold torch to its threads; afterwards the caller has as many as before."""
     before = torch.get_num_threads()
-    torch.set_num_threads(wanted or before)
+    torch.set_num_threads(choose_threads(wanted)[0])
     try:
         yield
     finally:

@@ -131,7 +131,8 @@ class Train:
         channels_last: whether image models and batches use the channels-last layout.
         views: number of augmented views of each sample that are cycled; None: a fresh one an epoch.
         drop_last: whether an incomplete last batch is left out.
-        threads: threads of each process; None: torch's default.
+        threads: threads of each process; None: torch's default, and of several processes on one
+            machine each its share of the cores, unless OMP_NUM_THREADS is set.
         find_unused_parameters: for several processes: whether parts of the student may get no
             gradient; None: decided from the method.
         deterministic: whether torch is held to deterministic algorithms (for a GPU; CPUs are).

@@ -92,6 +92,7 @@ def assemble(plan: Plan, world: World) -> Assembly:
         device=world.device,
         sum=world.sum,
         forward=plan.forward,
+        gather=world.gather,
     )
     ctx.generator.manual_seed(torch.initial_seed())
     student, runtimes = prepare_student(student, wiring, ctx)

@@ -21,6 +21,7 @@ from limbeck.functional.condensation import (
     online_mean,
     ranking,
 )
+from limbeck.functional.contrastive import bank_scores, bank_update, crd_nce
 from limbeck.functional.correlation import dist, pearson_distance
 from limbeck.functional.decoupled import decoupled_kl, dkd
 from limbeck.functional.divergence import (
@@ -57,6 +58,7 @@ from limbeck.functional.rectification import (
     replace_by_smoothed_label,
     swap_with_label,
 )
+from limbeck.functional.relation import pkt, rkd_angle, rkd_distance, sp
 from limbeck.functional.standardised import kd_standardised, normkd, standardise_logits
 from limbeck.functional.task import (
     binary_cross_entropy,
@@ -78,6 +80,8 @@ __all__ = [
     "TemperatureFit",
     "adaptive_calibration_error",
     "adaptive_expected_calibration_error",
+    "bank_scores",
+    "bank_update",
     "binary_cross_entropy",
     "brier_score",
     "class_hierarchy",
@@ -85,6 +89,7 @@ __all__ = [
     "classwise_calibration_error",
     "confusion",
     "cost_aware_score",
+    "crd_nce",
     "cross_entropy",
     "decoupled_kl",
     "dist",
@@ -120,14 +125,18 @@ __all__ = [
     "online_mean",
     "overconfidence_error",
     "pearson_distance",
+    "pkt",
     "power_sum",
     "ranking",
     "rectify",
     "reliability_bins",
     "replace_by_smoothed_label",
     "reverse_kl",
+    "rkd_angle",
+    "rkd_distance",
     "sample_temperatures",
     "soft_cross_entropy",
+    "sp",
     "squared_error",
     "standardise_logits",
     "swap_with_label",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from limbeck.data.batch import Batch
 from limbeck.errors import MethodError
-from limbeck.methods.card import Card
+from limbeck.methods.card import Card, Coupling
 from limbeck.methods.context import Context
 from limbeck.taps.outputs import Outputs, as_outputs
 
@@ -94,6 +94,20 @@ class Method:
     def teacher_taps(self) -> tuple[str, ...]:
         """Taps this method reads from its teacher."""
         return ()
+
+    # How samples hang together, which several processes and micro-batches must know.
+
+    @property
+    def coupling(self) -> Coupling:
+        """Whether a sample's loss depends on others: of the "batch", of a "bank", or "none"."""
+        if self.card.bank:
+            return "bank"
+        return "none" if self.card.separable else "batch"
+
+    @property
+    def compares_all_ranks(self) -> bool:
+        """Whether a coupled loss sees the samples of all ranks, by ``ctx.gather``."""
+        return False
 
     # Seams.
 

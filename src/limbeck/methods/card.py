@@ -18,6 +18,7 @@ Access = Literal[
     "none", "outputs", "features", "head", "module", "input_gradients", "parameter_gradients"
 ]
 TaskKind = Literal["classification", "multilabel", "regression"]
+Coupling = Literal["none", "batch", "bank"]
 Contract = Literal[
     "zero_at_equality",
     "non_negative",
@@ -83,6 +84,7 @@ class Card:
         needs_index: (ours) whether samples must carry their index.
         double_backward: (ours) whether gradients of gradients are taken.
         separable: (ours) whether the loss of a batch is the mean of the losses of its samples.
+        bank: (ours) whether samples are compared with a memory of all samples.
         replaces_task: (ours) whether the method redefines supervision and owns the task term.
         selects: (ours) whether epochs may change length.
         deploys: (ours) "same": the student as given; "grown": with added parts.
@@ -112,6 +114,7 @@ class Card:
     needs_index: bool = False
     double_backward: bool = False
     separable: bool = True
+    bank: bool = False
     replaces_task: bool = False
     selects: bool = False
     deploys: Literal["same", "grown"] = "same"

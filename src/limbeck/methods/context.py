@@ -68,6 +68,8 @@ class Context:
         world_size: processes in all.
         device: where the models live.
         sum: adds a tensor over all ranks.
+        gather: joins ``[samples, ...]`` of all ranks, in the order of ranks; gradients come back to
+            each rank's part. For losses that compare samples.
         example: two samples, for methods that must see shapes in ``prepare``; None elsewhere.
         forward: ``forward(model, batch)`` of students that are not called as ``model(inputs)``.
     """
@@ -89,5 +91,6 @@ class Context:
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     sum: Callable[[Tensor], Tensor] = _same
+    gather: Callable[[Tensor], Tensor] = _same
     example: Batch | None = None
     forward: Callable[[Any, Any], Any] | None = None

@@ -15,7 +15,7 @@ from limbeck.errors import ShapeError
 from limbeck.methods.base import Method, Runtime, Stage, Terms
 from limbeck.methods.card import Card, Paper
 from limbeck.methods.context import Context
-from limbeck.methods.layers import pair_layers
+from limbeck.methods.layers import find_pairs
 from limbeck.methods.registry import register_method
 from limbeck.taps import TapPair, make_projector
 from limbeck.taps.outputs import Outputs
@@ -84,8 +84,7 @@ class FitNet(Method):
         self, student: nn.Module, teachers: Mapping[str, Any], data: DataBundle | None, ctx: Context
     ) -> Runtime:
         """Pair the layers and build a regressor for each pair."""
-        teacher = teachers[self.teacher] if self.teacher else next(iter(teachers.values()))
-        found = pair_layers(student, teacher, self.pairs, ctx)
+        found = find_pairs(self, self.pairs, student, teachers, ctx)
         if self.pairs == "auto":
             found = [self._middle(found)]
         return FitNetRuntime(self, found)

@@ -1,30 +1,43 @@
-"""Pairing layers of student and teacher inside a run, whatever form they are called in."""
+"""Which layers of the student a method holds against which of its teacher."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from limbeck.errors import TeacherError
+from limbeck.methods.base import Method
 from limbeck.methods.context import Context
 from limbeck.models.calling import call_model
 from limbeck.taps import TapPair, pair_taps
 
 
-def pair_layers(student: nn.Module, teacher: Any, pairs: Any, ctx: Context) -> list[TapPair]:
-    """Return ``pair_taps`` of a student and a Teacher in ``prepare``.
+def find_pairs(
+    method: Method,
+    pairs: str | tuple[Any, ...],
+    student: nn.Module,
+    teachers: Mapping[str, Any],
+    ctx: Context,
+) -> list[TapPair]:
+    """Pair layers of the student and of the method's teacher, in ``prepare``.
 
-    The teacher's side is measured on inputs as the teacher reads them (its statistics, its size),
-    and each side is called as the run calls it (``forward=``).
+    Where the method names none, that is the first teacher with layers: peers have none of their
+    own. The teacher's side is measured on inputs as the teacher reads them (its statistics, its
+    size), and each side is called as the run calls it (``forward=``).
 
     Raises:
         TeacherError: the teacher has no layers (a black box), or there is no example.
         TapError, ShapeError: as ``pair_taps``.
     """
+    with_layers = [one for one in teachers.values() if one.module is not None]
+    first = next(iter(with_layers or teachers.values()))
+    teacher = teachers[method.teacher] if method.teacher else first
     if teacher.module is None or ctx.example is None:
         raise TeacherError(
-            f"teachers.{teacher.name}: has no layers that could be read; use a live model"
+            f"teachers.{teacher.name}: has no layers that {method.name} could read; use a live "
+            "model"
         )
     seen = ctx.example.replace(inputs=teacher.inputs_of(ctx.example), teacher_inputs=None)
     return pair_taps(

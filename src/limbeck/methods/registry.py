@@ -13,7 +13,18 @@ from limbeck.errors import MethodError, unknown
 from limbeck.methods.base import Method
 
 _METHODS: dict[str, type[Method]] = {}
-_INFRASTRUCTURE = {"base", "card", "compose", "context", "counting", "registry", "supervised"}
+_INFRASTRUCTURE = {
+    "base",
+    "card",
+    "compose",
+    "context",
+    "counting",
+    "coupled",
+    "layers",
+    "negatives",
+    "registry",
+    "supervised",
+}
 _discovered = False
 
 M = TypeVar("M", bound=type[Method])

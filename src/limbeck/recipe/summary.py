@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from limbeck.data.bundle import DataBundle
+from limbeck.engine.coupling import coupling_text, num_processes
 from limbeck.engine.plan import Plan
 from limbeck.engine.settings import Optimizer, Schedule, Train
+from limbeck.engine.threads import choose_threads
 from limbeck.methods.compose import default_task_weight
 from limbeck.models import count_parameters
 from limbeck.teachers.base import Teacher
@@ -26,10 +29,14 @@ def describe_plan(plan: Plan) -> list[str]:
         label = name if name in ("teacher", "peers") else f"teacher {name}"
         text = _teacher(teacher, sizes[name]).removeprefix(f"{name}: ")
         lines.append((label, "; ".join(filter(None, [text, teacher.reads(plan.data)]))))
-    lines.append(("student", _student(plan, sizes)))
+    student = _make_student(plan)
+    lines.append(("student", _student(plan, student, sizes)))
     lines += [("method", method.describe()) for method in plan.methods]
     lines.append(("task weight", _task_weight(plan)))
     lines.append(("training", _training(plan.train)))
+    processes = num_processes()
+    if cut := coupling_text(plan, student, processes):
+        lines.append(("processes" if processes > 1 else "micro-batches", cut))
     lines.append(("optimiser", _optimizer(plan.train.optimizer)))
     lines.append(("schedule", _schedule(plan.train.schedule)))
     lines.append(("seed", _seed(plan)))
@@ -51,10 +58,13 @@ def _teacher(teacher: Teacher, parameters: int) -> str:
     return text if not parameters or counted in text else f"{text}, {counted} parameters"
 
 
-def _student(plan: Plan, teachers: Mapping[str, int]) -> str:
-    """Build a student to count it, without touching the random numbers of the run."""
+def _make_student(plan: Plan) -> nn.Module:
+    """Build a student to look at, without touching the random numbers of the run."""
     with torch.random.fork_rng(devices=[]):
-        student = plan.make_student()
+        return plan.make_student()
+
+
+def _student(plan: Plan, student: nn.Module, teachers: Mapping[str, int]) -> str:
     members = getattr(student, "members", None)
     specs = plan.student_spec
     listed = [specs] if isinstance(specs, Mapping) else list(specs or [])
@@ -113,8 +123,9 @@ def _schedule(schedule: Schedule) -> str:
 
 def _seed(plan: Plan) -> str:
     train = plan.train
-    threads = train.threads or torch.get_num_threads()
+    threads, source = choose_threads(train.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parts = [str(plan.seed), train.precision, device]
-    parts.append(f"{threads} thread{'' if threads == 1 else 's'}")
+    text = f"{threads} thread{'' if threads == 1 else 's'}"
+    parts.append(text if num_processes() == 1 else f"{text} a process ({source})")
     return ", ".join(parts + ["compiled"] * train.compile)
