@@ -161,11 +161,15 @@ class Method:
     def describe(self) -> str:
         """Return the method as it would be written, parameters and all."""
         values = ", ".join(
-            f"{field.name}={getattr(self, field.name)!r}"
+            f"{field.name}={_written(getattr(self, field.name))}"
             for field in dataclasses.fields(self)
             if field.name != "teacher" or self.teacher is not None
         )
         return f"{self.name}({values})"
+
+
+def _written(value: Any) -> str:
+    return value.describe() if isinstance(value, Method) else repr(value)
 
 
 class Runtime(nn.Module):
