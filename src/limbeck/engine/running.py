@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from limbeck.data.vocabulary import FOLDER as TOKENIZER
 from limbeck.engine.asking import members_of
 from limbeck.engine.distiller import Distiller
 from limbeck.engine.distributed import World, joined_world
@@ -26,6 +27,7 @@ from limbeck.engine.signals import Interrupted
 from limbeck.errors import CheckpointError, LimbeckError
 from limbeck.files import write_bytes, write_json
 from limbeck.models import save_model
+from limbeck.models.calling import restore_attention
 from limbeck.models.cohort import CohortMean, cohort_mean_spec
 
 
@@ -193,6 +195,7 @@ def _deploy(run: Distiller) -> nn.Module:
     for index, member in enumerate(members):
         for runtime in run.parts.module.member_runtimes(index):
             member = runtime.deploy(member)
+        restore_attention(member)
         members[index] = member
     if len(members) == 1:
         return members[0].eval()
@@ -232,12 +235,16 @@ def _summarise(run: Distiller, student: nn.Module) -> dict[str, Any]:
         write_bytes(run.folder.predictions, save(contiguous))
     spec = _deployed_spec(plan, best.member)
     stats = plan.data.normalization
-    extra = {
+    extra: dict[str, Any] = {
         "class_names": list(plan.data.class_names),
         "normalisation": None
         if stats is None
         else {"mean": list(stats.mean), "std": list(stats.std)},
     }
+    vocabulary = plan.data.vocabulary
+    if vocabulary is not None:
+        extra["vocabulary"] = vocabulary.describe()
+        vocabulary.save(run.folder.student / TOKENIZER)
     save_model(student, run.folder.student, spec, extra)
     example = example_batch(plan, run.world.device).inputs
     model = (spec or {}).get("model") or type(student).__name__

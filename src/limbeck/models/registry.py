@@ -87,8 +87,9 @@ def build_model(
     """Build a network from its name: the one resolver that recipes and Python calls share.
 
     Args:
-        name: a registered name (see ``model_names``), ``timm/<id>``, ``py:module:function`` of
-            installed code, or the path of a folder with ``model.json`` and ``model.safetensors``.
+        name: a registered name (see ``model_names``), ``timm/<id>``, ``hf/<model type>``,
+            ``hf/<folder or hub id>``, ``py:module:function`` of installed code, or the path of a
+            folder with ``model.json`` and ``model.safetensors``.
         num_classes: logits per sample (or outputs, for regression); at least 1. A folder knows
             its own, and refuses another.
         input_shape: shape of one sample without the batch dimension, ``(channels, height, width)``
@@ -109,13 +110,19 @@ def build_model(
 
         given = _known(name, num_classes, shape)
         return build_timm(name.removeprefix("timm/"), given[0], given[1], arguments)
+    if name.startswith("hf/"):
+        from limbeck.models.hf import build_hf
+
+        return build_hf(name, num_classes, shape, arguments)
     if name.startswith("py:"):
         from limbeck.models.external import build_python
 
         return build_python(name, num_classes, shape, arguments, allow_code=allow_code)
     if Path(name).is_dir() or "/" in name or "\\" in name or name.startswith((".", "~")):
         return _build_folder(name, num_classes, shape, arguments, allow_code)
-    raise ModelError(unknown("model", name, [*_ENTRIES, "timm/<id>", "py:module:function"]))
+    raise ModelError(
+        unknown("model", name, [*_ENTRIES, "timm/<id>", "hf/<id>", "py:module:function"])
+    )
 
 
 def _shape(name: str, input_shape: Sequence[int] | None) -> tuple[int, ...] | None:

@@ -104,9 +104,9 @@ def of_model(model: str) -> Arguments | None:
 
     if model in model_names():
         return Arguments(model_arguments(model), _annotations(model_builder(model)))
-    if model.startswith(("timm/", "py:")) or is_path(model):
+    if model.startswith(("timm/", "hf/", "py:")) or is_path(model):
         return None
-    names = [*model_names(), "timm/<id>", "py:module:function", "path/to/folder"]
+    names = [*model_names(), "timm/<id>", "hf/<id>", "py:module:function", "path/to/folder"]
     raise mistake(unknown("model", model, names), model, ("model",))
 
 

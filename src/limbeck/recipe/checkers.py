@@ -220,8 +220,9 @@ def teacher_arguments(value: Any) -> Any:
     model = gathered.get("model")
     if isinstance(model, str) and gathered.get("weights") is None:
         from limbeck.models import model_names
+        from limbeck.models.hf import needs_weights
 
-        if model in model_names():
+        if model in model_names() or (model.startswith("hf/") and needs_weights(model)):
             raise mistake(
                 f"missing: {model} would have learned nothing; give a safetensors file, a "
                 "{train: recipe}, or weights: random if that is what you want",

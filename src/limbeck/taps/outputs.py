@@ -40,19 +40,32 @@ class Outputs:
 
 
 def as_outputs(value: Any) -> Outputs:
-    """Read what a model's forward returned: a tensor, a mapping, or an object with ``.logits``."""
+    """Read what a model's forward returned: a tensor, a mapping, or an object with ``.logits``.
+
+    ``hidden_states`` and ``attentions`` beside the logits (a transformers network asked for them)
+    are kept as features and attentions, "hidden_states.0" and so on.
+    """
     if isinstance(value, Outputs):
         return value
     if isinstance(value, Tensor):
         return Outputs(value)
-    if isinstance(value, Mapping) and isinstance(value.get("logits"), Tensor):
-        return Outputs(value["logits"])
-    logits = getattr(value, "logits", None)
-    if isinstance(logits, Tensor):
-        return Outputs(logits)
+    if isinstance(logits := _read(value, "logits"), Tensor):
+        features, attentions = (_numbered(value, name) for name in ("hidden_states", "attentions"))
+        return Outputs(logits, features, attentions)
     if isinstance(value, tuple | list) and value and isinstance(value[0], Tensor):
         return Outputs(value[0])
     raise TypeError(
         f"the model returned {type(value).__name__}; expected a tensor of logits, a mapping with "
         "'logits', or an object with .logits. Pass forward=lambda model, batch: ... to say how."
     )
+
+
+def _read(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+
+
+def _numbered(value: Any, name: str) -> dict[str, Tensor]:
+    tensors = _read(value, name)
+    if not isinstance(tensors, tuple | list):
+        return {}
+    return {f"{name}.{i}": one for i, one in enumerate(tensors) if isinstance(one, Tensor)}

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from limbeck.errors import TapError
 from limbeck.models.calling import call_model, evaluating
+from limbeck.taps.language import transformers_roles
 from limbeck.taps.values import tensor_in
 
 Roles: TypeAlias = Mapping[str, "Sequence[str] | str"]
@@ -37,8 +38,9 @@ def roles_of(model: nn.Module) -> dict[str, list[str] | str]:
     """Return the roles a network declares or that can be read off without running it.
 
     In this order: its own ``roles()`` (a method or a mapping: role to module path, or to a list of
-    paths for stages); timm's ``feature_info`` and ``get_classifier()``; for the head, the last
-    ``nn.Linear``, and for the penultimate vector, the head's input. Roles that cannot be told are
+    paths for stages); the structure of a transformers network (``transformers_roles``); timm's
+    ``feature_info`` and ``get_classifier()``; for the head, the last ``nn.Linear``, and for the
+    penultimate vector, the head's input. Roles that cannot be told are
     absent: ``infer_roles`` finds stages by running the network once.
     """
     model = unwrap(model)
@@ -49,6 +51,7 @@ def roles_of(model: nn.Module) -> dict[str, list[str] | str]:
     roles: dict[str, list[str] | str] = {}
     if isinstance(given, Mapping):
         roles = {k: v if isinstance(v, str) else list(v) for k, v in given.items()}
+    roles = {**transformers_roles(model), **roles}
     for role, found in {"stages": _timm_stages(model), "head": _timm_head(model)}.items():
         if found:
             roles.setdefault(role, found)
@@ -88,7 +91,7 @@ def infer_roles(model: nn.Module, example: Any) -> dict[str, list[str] | str]:
     """
     model = unwrap(model)
     roles = roles_of(model)
-    declared = getattr(model, "roles", None) is not None
+    declared = getattr(model, "roles", None) is not None or bool(transformers_roles(model))
     outputs = _probe(model, example)
     if "stages" not in roles:
         stages = _map_stages(outputs)

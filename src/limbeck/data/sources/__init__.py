@@ -1,5 +1,5 @@
 """Data sets that come by name; importing this registers them (no heavy import)."""
 
-from limbeck.data.sources import blocks, cifar, cifar_jpeg, digits, idx, images, table
+from limbeck.data.sources import blocks, cifar, cifar_jpeg, digits, idx, images, table, text
 
-__all__ = ["blocks", "cifar", "cifar_jpeg", "digits", "idx", "images", "table"]
+__all__ = ["blocks", "cifar", "cifar_jpeg", "digits", "idx", "images", "table", "text"]
