@@ -51,8 +51,9 @@ def page(
         + open_arguments("source", "options", own)
     )
     parts.append(
-        "## Networks\n\nBeside these: `timm/<id>`, `py:module:function` of installed code, and "
-        "the folder of a saved student.\n\n" + open_arguments("network", "arguments", networks)
+        "## Networks\n\nBeside these: `timm/<id>`, `hf/<model type, folder or hub id>`, "
+        "`py:module:function` of installed code, and the folder of a saved student.\n\n"
+        + open_arguments("network", "arguments", networks)
     )
     return "\n\n".join(parts) + "\n"
 

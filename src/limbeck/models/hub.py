@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from limbeck.errors import LimbeckError
 
 T = TypeVar("T")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w-][\w.-]*")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def load_from(load: Callable[..., T], target: str, what: str, error: type[LimbeckError]) -> T:

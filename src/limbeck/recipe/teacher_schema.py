@@ -30,7 +30,8 @@ class ModelTeacher:
         model: a registered name, ``timm/<id>``, ``hf/<folder or hub id>``,
             ``py:module:function``, or a folder with a saved model.
         weights: a safetensors file; "random" for a teacher that has learned nothing; None where
-            the model brings its own (a folder, ``hf/``, ``timm/`` with ``pretrained: true``, ``py:``).
+            the model brings its own (a folder, ``hf/``, ``py:``, ``timm/`` with
+            ``pretrained: true``).
         normalize: statistics that the network was trained with; None: those of the data.
         arguments: the network's own, written beside the name.
     """

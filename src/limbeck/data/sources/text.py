@@ -89,6 +89,7 @@ def text(
         for part, file in files.items()
         if file is not None
     }
+    texts = {part: [found.texts(column) for column in columns] for part, found in rows.items()}
     labels = {part: _labels(found, target, task) for part, found in rows.items()}
     classes = sorted({one for one in labels["train"] if one is not None}, key=_order)
     targets = {part: _targets(rows[part], found, task, classes) for part, found in labels.items()}
@@ -96,7 +97,6 @@ def text(
     if options.get("augment"):
         raise RecipeError("augment: texts have no pixels to augment; leave it out")
     splits = _splits(targets, options, test)
-    texts = {part: [found.texts(column) for column in columns] for part, found in rows.items()}
     if tokenizer == TRAIN:
         chosen = splits.train.tolist()
         vocabulary = train_vocabulary(
