@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,11 @@ def test_numbers_are_classes_in_order_and_holes_are_unlabelled(tmp_path: Path):
     assert fewer.vocabulary.digest == bundle.vocabulary.digest  # texts count, labels do not
 
 
+def test_signs_are_words(tmp_path: Path):
+    lines = ["text,label", *(f"text {k},{('-', '--5', '+')[k % 3]}" for k in range(30))]
+    assert load(write(tmp_path, "t.csv", lines)).class_names == ("+", "-", "--5")
+
+
 def test_pairs_have_segments(tmp_path: Path):
     lines = ["premise\tclaim\tlabel"]
     lines += [f"it rains {k}\tit is wet\t{('yes', 'no')[k % 2]}" for k in range(20)]
@@ -193,7 +199,7 @@ def test_batches_are_as_long_as_their_longest_text(tmp_path: Path):
         ("t.jsonl", ["[1]"], {}, "line 1: expected an object"),
         ("t.jsonl", ['{"text": 3, "label": "a"}'] * 20, {}, "row 0, column 'text': 3, not a text"),
         ("t.txt", ["alone"], {}, "line 1: expected a label and a text, got 'alone'"),
-        ("t.csv", ["text,label", *[" ,a"] * 20], {}, "row 0, column 'text': ' ', not a text"),
+        ("t.csv", ["text,label", *[" ,a"] * 20], {}, "row 0, column 'text': no text"),
         (
             "t.csv",
             ["text,label", *["a,1.5x"] * 9],
@@ -283,3 +289,42 @@ def test_quotation_marks_that_are_part_of_a_text(shared_data: Path):
     )
     assert bundle.class_names == ("contradiction", "entailment", "neutral")
     assert len(bundle.splits["test"]) == 400
+
+
+def test_missing_transformers_says_what_to_install(tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(
+        DataError, match=r"reading texts needs transformers: pip install 'limbeck\["
+    ):
+        load(texts_csv(tmp_path))
+
+
+def test_a_text_without_tokens_is_named(tmp_path: Path):
+    bundle = load(texts_csv(tmp_path))
+    bundle.vocabulary.tokenizer.backend_tokenizer.post_processor = None
+    bundle.vocabulary.save(tmp_path / "bare")
+    rows = ["text,label", *(f"text {k},a" for k in range(9)), "\u200b,b"]
+    path = write(tmp_path, "t.csv", rows)
+    with pytest.raises(DataError, match="train, sample 9: the text has no tokens"):
+        load(path, tokenizer=str(tmp_path / "bare"))
+
+
+def test_a_damaged_parquet_file(tmp_path: Path):
+    pytest.importorskip("pyarrow")
+    (tmp_path / "t.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(DataError, match="cannot be read as Parquet") as caught:
+        load(str(tmp_path / "t.parquet"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_that_is_not_on_the_hub(tmp_path: Path, monkeypatch):
+    import huggingface_hub
+
+    class Session:
+        def head(self, address, **options):
+            assert address.endswith("/some-one/some-name/resolve/main/config.json")
+            return type("Answer", (), {"status_code": 404})()
+
+    monkeypatch.setattr(huggingface_hub, "get_session", Session)
+    with pytest.raises(DataError, match=r"'some-one/some-name': is neither .* \(answer 404\)"):
+        load(texts_csv(tmp_path), tokenizer="some-one/some-name")

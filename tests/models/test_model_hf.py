@@ -196,7 +196,7 @@ from limbeck.errors import ModelError
 from limbeck.models import build_model
 for name in ("hf/some-one/some-model", "hf/brt"):
     try:
-        build_model(name, num_classes=2, input_shape=(4,))
+        build_model(name, num_classes=2, input_shape=(4,), hidden_size=8)
     except ModelError as error:
         print(error)
 """

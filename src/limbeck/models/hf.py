@@ -179,9 +179,6 @@ def _from_configuration(name: str, config: Any, head: str, attention: str | None
 def stored_configuration(name: str, given: Mapping[str, Any]) -> Any:
     """Read the configuration that comes with weights, and hold it against the data."""
     target = name.removeprefix(PREFIX)
-    for key in given:
-        if key not in _DATA:
-            raise ModelError(f"model {name!r} has a configuration of its own: remove {key!r}")
     from transformers import CONFIG_MAPPING, AutoConfig
 
     try:
@@ -192,6 +189,9 @@ def stored_configuration(name: str, given: Mapping[str, Any]) -> Any:
         types = [f"{PREFIX}{kind}" for kind in CONFIG_MAPPING]
         near = unknown("model", name, types).split(" (choices")[0].rstrip(":")
         raise ModelError(f"{near} (a model type, hf/<owner>/<name>, or hf/<folder>)") from error
+    for key in given:
+        if key not in _DATA:
+            raise ModelError(f"model {name!r} has a configuration of its own: remove {key!r}")
     size, pad = given.get("vocab_size"), given.get("pad_token_id")
     own = getattr(config, "vocab_size", None)
     if size is not None and own is not None and own < size:

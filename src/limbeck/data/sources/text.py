@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Unpack
@@ -160,7 +161,7 @@ def _class(value: Any) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return int(value)
     text = str(value)
-    return int(text) if text.lstrip("-").isdecimal() and text.isascii() else text
+    return int(text) if re.fullmatch(r"-?[0-9]+", text) else text
 
 
 def _order(name: Any) -> tuple[bool, Any]:

@@ -50,7 +50,8 @@ class Rows:
         found = self.column(column)
         for number, value in enumerate(found):
             if not isinstance(value, str) or not value.strip():
-                shown = "no text" if value is None or value == "" else f"{value!r}, not a text"
+                blank = value is None or (isinstance(value, str) and not value.strip())
+                shown = "no text" if blank else f"{value!r}, not a text"
                 raise DataError(f"{self.path}, row {number}, column {column!r}: {shown}")
         return found
 
