@@ -287,3 +287,58 @@ def test_a_language_model_learns_in_a_loop_of_ones_own() -> None:
     assert rows.shape == (2, 4)
     torch.testing.assert_close(rows[kept].mean(), by_hand.float())
     assert not torch.isclose(rows.mean(), rows[kept].mean(), rtol=1e-4)
+
+
+def test_padding_explains_nothing() -> None:
+    """e²KD's map of a text: what stands at padding changes neither the loss nor its gradient."""
+    from limbeck.data.batch import Batch
+    from limbeck.methods.context import Context
+    from limbeck.taps.outputs import Outputs
+
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
+    batch = Batch({"input_ids": mask, "attention_mask": mask}, torch.tensor([0, 1]))
+    method = lb.E2KD(tap="stages[-1]")
+
+    def loss(noise: float) -> tuple[float, torch.Tensor]:
+        generator = torch.Generator().manual_seed(2)
+        said = []
+        for _ in range(2):
+            feature = torch.randn(2, 4, 3, generator=generator, dtype=torch.float64)
+            feature = torch.where(mask[..., None] > 0, feature, noise).requires_grad_()
+            weight = torch.randn(3, 2, generator=generator, dtype=torch.float64)
+            logits = ((feature * mask[..., None]).tanh().sum(dim=1)) @ weight
+            said.append(Outputs(logits, {"stages[-1]": feature}))
+        ctx = Context(task="classification", num_outputs=2, epochs=1)
+        ctx.teacher = lambda *_, **__: said[1]
+        term = method.losses(said[0], said[1], batch, ctx)["explanation"]
+        term.backward()
+        return term.item(), said[0].features["stages[-1]"].grad[mask > 0]
+
+    (calm, calm_gradient), (loud, loud_gradient) = loss(0.0), loss(50.0)
+    assert calm > 0
+    assert loud == calm
+    assert torch.equal(loud_gradient, calm_gradient)
+
+
+def test_folders_named_in_a_recipe_start_from_its_own_folder(tmp_path: Path) -> None:
+    from limbeck.recipe.paths import resolve_paths
+
+    (tmp_path / "nets" / "small").mkdir(parents=True)
+    (tmp_path / "bert").mkdir()
+    found = resolve_paths(
+        {
+            "data": {"name": "text", "validation_path": "v.csv", "tokenizer": "nets/small"},
+            "student": {"model": "hf/nets/small"},
+            "teachers": {"a": {"model": "hf/./gone"}, "b": {"model": "hf/owner/name"}},
+        },
+        tmp_path,
+    )
+    assert found["data"]["validation_path"] == str(tmp_path / "v.csv")
+    assert found["data"]["tokenizer"] == str(tmp_path / "nets" / "small")
+    assert found["student"]["model"] == f"hf/{tmp_path / 'nets' / 'small'}"
+    assert found["teachers"]["a"]["model"] == f"hf/{tmp_path / 'gone'}"
+    assert found["teachers"]["b"]["model"] == "hf/owner/name"
+    for name in ("hf/bert", "hf/gpt2"):  # a model type, whatever lies beside the recipe
+        assert resolve_paths({"student": name}, tmp_path)["student"] == name
+    kept = resolve_paths({"data": {"tokenizer": "train"}}, tmp_path)
+    assert kept["data"]["tokenizer"] == "train"
