@@ -51,8 +51,8 @@ def page(
         + open_arguments("source", "options", own)
     )
     parts.append(
-        "## Networks\n\nBeside these: `timm/<id>`, `torchvision/<id>`, `py:module:function` of "
-        "installed code, and the folder of a saved student.\n\n"
+        "## Networks\n\nBeside these: `timm/<id>`, `torchvision/<id>`, `hf/<model type, folder or "
+        "hub id>`, `py:module:function` of installed code, and the folder of a saved student.\n\n"
         + open_arguments("network", "arguments", networks)
     )
     return "\n\n".join(parts) + "\n"

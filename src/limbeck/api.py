@@ -23,6 +23,7 @@ from limbeck.engine.settings import Checkpoints, Optimizer, Schedule, Train
 from limbeck.errors import DataError, RecipeError, unknown
 from limbeck.methods import Method, MethodSum, as_methods, default_task_weight
 from limbeck.models import Cohort, build_model, load_model, model_spec
+from limbeck.models.hf import with_vocabulary
 from limbeck.recipe import describe_plan
 from limbeck.recipe.running import headlines
 from limbeck.recipe.telling import tell
@@ -335,8 +336,9 @@ def _as_student(student: Any, data: DataBundle) -> tuple[Callable[[], nn.Module]
         return lambda: Cohort([make() for make, _ in made]), [spec for _, spec in made]
     if isinstance(student, str):
         classes, shape = data.num_outputs, data.input_shape
-        spec = model_spec(student, num_classes=classes, input_shape=shape)
-        return lambda: build_model(student, num_classes=classes, input_shape=shape), spec
+        more = with_vocabulary(student, {}, data.vocabulary)
+        spec = model_spec(student, num_classes=classes, input_shape=shape, **more)
+        return lambda: build_model(student, num_classes=classes, input_shape=shape, **more), spec
     if isinstance(student, nn.Module):
         return lambda: copy.deepcopy(student), None
     if callable(student):

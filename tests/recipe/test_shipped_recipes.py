@@ -14,7 +14,11 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_it_builds(path: Path, tmp_path: Path) -> None:
-    plan = build_plan(load_recipe(path), store=tmp_path, train_teachers=False)
+    recipe = load_recipe(path)
+    own = recipe.data.arguments.get("path")
+    if own is not None and not Path(own).is_file():
+        pytest.skip(f"no file {own}: its README says where it is from")
+    plan = build_plan(recipe, store=tmp_path, train_teachers=False)
     assert plan.make_student() is not None
 
 

@@ -22,6 +22,7 @@ from limbeck.data.seeds import (
     signed,
 )
 from limbeck.data.steps import Step, Steps, parse_steps
+from limbeck.data.tokens import trim
 from limbeck.errors import ShapeError
 
 # One stream of random numbers a use. Changing a number changes every augmented run.
@@ -39,7 +40,8 @@ class Augment:
         steps: a list of ``{"crop": {"padding": 4, "mode": "zero"}}`` (or "reflect"), ``"flip"``,
             ``{"rotate": degrees}`` (uniform in ± degrees, bilinear), ``{"cutout": size}`` (a square
             in pixels, set to the mean: DeVries and Taylor 2017), ``{"noise": std}`` (normal, std in
-            units of [0, 1]), ``{"normalize": {"mean": [...], "std": [...]}}``.
+            units of [0, 1]), ``{"normalize": {"mean": [...], "std": [...]}}``, and for inputs by
+            name ``"trim"`` (columns of tokens that are padding in the whole batch are left out).
 
     Raises:
         RecipeError: an unknown step, one given twice, or a value out of range.
@@ -62,8 +64,8 @@ class Augment:
         """
         steps = self.steps
         if not isinstance(inputs, Tensor) or _is_codes(inputs):
-            if steps == Steps():
-                return inputs
+            if steps == Steps(trim=steps.trim):
+                return trim(inputs) if steps.trim else inputs
             kind = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
             raise ShapeError(f"augmentation: expected uint8 or float inputs, got {kind}")
         if self.is_random and index is None:

@@ -21,6 +21,7 @@ from limbeck.data.samples import ConcatSamples, Samples, digest_of, hash_tensors
 from limbeck.data.splits import PARTS, Size, Splits, make_splits, without_labels
 from limbeck.data.steps import Step
 from limbeck.data.view import View
+from limbeck.data.vocabulary import Vocabulary
 from limbeck.errors import DataError
 
 
@@ -69,6 +70,7 @@ class DataBundle:
         feature_names: names of the input columns of tables.
         extra: further views ("teacher_pairs" of P100).
         notes: what was decided for the user, said in ``describe``.
+        vocabulary: the tokenizer of texts, which networks must fit; None for other data.
     """
 
     name: str
@@ -85,6 +87,7 @@ class DataBundle:
     feature_names: tuple[str, ...] = ()
     extra: dict[str, View] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    vocabulary: Vocabulary | None = None
 
     @property
     def num_classes(self) -> int:
@@ -175,7 +178,8 @@ def bundle_from(
         num_workers: processes that fetch data sets ahead.
         splits: ready-made parts; None: made here.
         name: for messages.
-        **more: further fields of the bundle (superclasses, feature_names, extra, notes).
+        **more: further fields of the bundle (superclasses, feature_names, extra, notes,
+            vocabulary).
 
     Raises:
         DataError: empty parts, NaN or infinite inputs, labels out of range or not whole.

@@ -12,7 +12,7 @@ from limbeck.data.normalize import Normalize
 from limbeck.errors import RecipeError, unknown
 
 Step = str | Mapping[str, Any]
-STEPS = ("crop", "flip", "rotate", "cutout", "noise", "normalize")
+STEPS = ("crop", "flip", "rotate", "cutout", "noise", "normalize", "trim")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Steps:
         cutout: side of the square that is blanked, in pixels.
         noise: standard deviation, in units of [0, 1].
         normalize: input statistics.
+        trim: leave out columns of tokens that are padding in the whole batch.
     """
 
     crop: int = 0
@@ -36,6 +37,7 @@ class Steps:
     cutout: int = 0
     noise: float = 0.0
     normalize: Normalize | None = None
+    trim: bool = False
 
     @property
     def is_geometric(self) -> bool:
@@ -53,7 +55,7 @@ class Steps:
         if self.normalize is not None:
             mean, std = list(self.normalize.mean), list(self.normalize.std)
             steps.append({"normalize": {"mean": mean, "std": std}})
-        return steps
+        return [*steps, "trim"] if self.trim else steps
 
 
 def parse_steps(spec: Sequence[Step] | None) -> Steps:
@@ -96,10 +98,10 @@ def _read(name: str, value: Any) -> dict[str, Any]:
             raise RecipeError(unknown("crop mode", str(options["mode"]), ["zero", "reflect"]))
         padding = _number("crop.padding", options["padding"], whole=True)
         return {"crop": int(padding), "crop_mode": options["mode"]}
-    if name == "flip":
+    if name in ("flip", "trim"):
         if value is not None and not isinstance(value, bool):
-            raise RecipeError(f"flip: expected no value, got {value!r}")
-        return {"flip": value is not False}
+            raise RecipeError(f"{name}: expected no value, got {value!r}")
+        return {name: value is not False}
     if name == "normalize":
         options = _options(name, value, {"mean": None, "std": None})
         numbers = {

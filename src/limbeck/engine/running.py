@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from limbeck.data.vocabulary import FOLDER as TOKENIZER
 from limbeck.engine.asking import members_of
 from limbeck.engine.distiller import Distiller
 from limbeck.engine.distributed import World, joined_world
@@ -27,6 +28,7 @@ from limbeck.engine.threads import choose_threads
 from limbeck.errors import CheckpointError, LimbeckError
 from limbeck.files import write_bytes, write_json
 from limbeck.models import save_model
+from limbeck.models.calling import restore_attention
 from limbeck.models.cohort import CohortMean, cohort_mean_spec
 from limbeck.models.pretrained_config import say_expected_inputs
 
@@ -195,6 +197,7 @@ def _deploy(run: Distiller) -> nn.Module:
     for index, member in enumerate(members):
         for runtime in run.parts.module.member_runtimes(index):
             member = runtime.deploy(member)
+        restore_attention(member)
         members[index] = member
         data = run.plan.data
         say_expected_inputs(member, data.normalization, data.input_shape, data.num_outputs)
@@ -236,12 +239,16 @@ def _summarise(run: Distiller, student: nn.Module) -> dict[str, Any]:
         write_bytes(run.folder.predictions, save(contiguous))
     spec = _deployed_spec(plan, best.member)
     stats = plan.data.normalization
-    extra = {
+    extra: dict[str, Any] = {
         "class_names": list(plan.data.class_names),
         "normalisation": None
         if stats is None
         else {"mean": list(stats.mean), "std": list(stats.std)},
     }
+    vocabulary = plan.data.vocabulary
+    if vocabulary is not None:
+        extra["vocabulary"] = vocabulary.describe()
+        vocabulary.save(run.folder.student / TOKENIZER)
     save_model(student, run.folder.student, spec, extra)
     example = example_batch(plan, run.world.device).inputs
     model = (spec or {}).get("model") or type(student).__name__

@@ -18,10 +18,12 @@ from limbeck.engine.distributed import World
 from limbeck.engine.plan import Plan, Wiring
 from limbeck.engine.step import StepModule, pick_teacher
 from limbeck.engine.trackers import check_trackers
-from limbeck.errors import LimbeckError, MethodError, RecipeError
+from limbeck.errors import LimbeckError, MethodError, ModelError, RecipeError
 from limbeck.methods.base import Method, Runtime, Stage
 from limbeck.methods.compose import default_task_weight
 from limbeck.methods.context import Context
+from limbeck.models.calling import make_attention_eager
+from limbeck.models.hf import check_vocabulary
 from limbeck.models.pretrained_config import size_hint
 from limbeck.teachers.base import Teacher
 from limbeck.teachers.peers import PeersTeacher
@@ -79,6 +81,8 @@ def assemble(plan: Plan, world: World) -> Assembly:
     check_trackers(plan.trackers)
     seed_everything_for_step(plan.seed, SETUP_STEP, 0)
     student = plan.make_student().to(world.device)
+    if any(method.card.double_backward for method in plan.methods):
+        make_attention_eager(student)  # until the student is deployed
     if plan.train.channels_last:
         student = student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     ctx = Context(
@@ -226,6 +230,12 @@ def check_student(student: nn.Module, wiring: Wiring) -> None:
     """
     if not any(parameter.requires_grad for parameter in student.parameters()):
         raise RecipeError("student: has no trainable parameters (requires_grad is False on all)")
+    vocabulary = None if wiring.data is None else wiring.data.vocabulary
+    for member in members_of(student):
+        try:
+            check_vocabulary(member, vocabulary)
+        except ModelError as error:
+            raise RecipeError(f"student: {error}") from error
     example = wiring.example
     modes = [(part, part.training) for part in student.modules()]
     student.eval()

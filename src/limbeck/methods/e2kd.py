@@ -10,6 +10,7 @@ from torch import Tensor
 
 from limbeck import functional
 from limbeck.data.batch import Batch, first_tensor
+from limbeck.data.tokens import token_mask
 from limbeck.errors import MethodError
 from limbeck.methods.base import Method, Terms
 from limbeck.methods.card import Card, Cost, Paper
@@ -93,6 +94,9 @@ class E2KD(Method):
         explained = asked.logits.detach().argmax(dim=1)
         theirs = gradcam_of(asked, self._name(asked, self.teacher_taps()), explained, graph=False)
         ours = gradcam_of(student, self._name(student, self.student_taps()), explained, graph=True)
+        kept = token_mask(batch.inputs, asked.features[self._name(asked, self.teacher_taps())])
+        if kept is not None:  # padding explains nothing
+            ours, theirs = ours * kept, theirs * kept
         size = _map_size(batch, ours, theirs)
         value = functional.explanation_loss(ours, theirs, size=size)
         return {"kd": kd, "explanation": self.lam * value}

@@ -11,6 +11,7 @@ from torch import nn
 
 from limbeck import functional
 from limbeck.data.batch import Batch
+from limbeck.data.tokens import token_mask
 from limbeck.errors import ShapeError
 from limbeck.methods.base import Method, Runtime, Stage, Terms
 from limbeck.methods.card import Card, Paper
@@ -30,6 +31,9 @@ class FitNet(Method):
     r"""Romero et al. (2015): squared error between a regressed student layer and a teacher layer.
 
     .. math:: \mathrm{mean}\,( r(F_S) - F_T )^2
+
+    Of tokens, padding does not count (where the batch has an ``attention_mask``): each text's own
+    tokens are averaged, then the texts.
 
     With ``hint_epochs`` the paper's two stages: first the hint alone, up to the guided layer, then
     the task and all other methods without it: ``FitNet(hint_epochs=20) + KD()``.
@@ -148,6 +152,7 @@ class FitNetRuntime(Runtime):
                 regressor(student.features[pair.student]),
                 teacher.features[pair.teacher],
                 normaliser=method.normaliser,
+                mask=token_mask(batch.inputs, teacher.features[pair.teacher]),
             )
             for regressor, pair in zip(self.regressors, self.pairs, strict=True)
         ]

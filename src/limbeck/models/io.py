@@ -16,6 +16,7 @@ from limbeck.data.normalize import Normalize
 from limbeck.errors import ModelError
 from limbeck.files import digest, storage_errors, write_json, written_whole
 from limbeck.models.cohort import COHORT_MEAN, CohortMean
+from limbeck.models.hf_folder import write_config
 from limbeck.models.pretrained_config import say_expected_inputs
 
 FORMAT = 1
@@ -36,6 +37,10 @@ def model_spec(
     """
     if name.startswith(BRINGS_WEIGHTS):
         arguments = {k: v for k, v in arguments.items() if k not in ("pretrained", "weights")}
+    if name.startswith("hf/"):
+        from limbeck.models.hf_folder import portable
+
+        name, arguments = portable(name, arguments)
     return {
         "model": name,
         "arguments": arguments,
@@ -60,14 +65,16 @@ def save_model(
         extra: what else a user of the network needs, such as ``normalisation`` (``{"mean": [...],
             "std": [...]}``) and ``class_names``; stored beside the spec.
 
-    Each file is written aside, synced and renamed. Raises StorageError where it cannot be written,
-    ModelError where spec or extra cannot be said in JSON.
+    Beside a transformers network its ``config.json`` is written, so that ``from_pretrained`` reads
+    the folder too. Each file is written aside, synced and renamed. Raises StorageError where it
+    cannot be written, ModelError where spec or extra cannot be said in JSON.
     """
     folder = Path(folder)
     description = _describe(spec, extra)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     checksum = _write_weights(model, folder / WEIGHTS)
+    write_config(model, folder, description.get("class_names") or ())
     write_json(folder / DESCRIPTION, {**description, "sha256": checksum})
     return folder
 

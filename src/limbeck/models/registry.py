@@ -17,7 +17,7 @@ Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 GIVEN = ("num_classes", "input_shape")
 """Arguments every registered builder takes; they come from the data, not from the recipe."""
 
-ELSEWHERE = ("timm/<id>", "torchvision/<id>", "py:module:function")
+ELSEWHERE = ("timm/<id>", "torchvision/<id>", "hf/<id>", "py:module:function")
 """Names that are not registered, for messages."""
 
 
@@ -96,8 +96,8 @@ def build_model(
 
     Args:
         name: a registered name (see ``model_names``), ``timm/<id>``, ``torchvision/<id>``,
-            ``py:module:function`` of installed code, or the path of a folder with ``model.json``
-            and ``model.safetensors``.
+            ``hf/<model type>``, ``hf/<folder or hub id>``, ``py:module:function`` of installed
+            code, or the path of a folder with ``model.json`` and ``model.safetensors``.
         num_classes: logits per sample (or outputs, for regression); at least 1. A folder knows
             its own, and refuses another.
         input_shape: shape of one sample without the batch dimension, ``(channels, height, width)``
@@ -123,6 +123,10 @@ def build_model(
         return build_torchvision(
             name.removeprefix("torchvision/"), *_known(name, num_classes, shape), arguments
         )
+    if name.startswith("hf/"):
+        from limbeck.models.hf import build_hf
+
+        return build_hf(name, num_classes, shape, arguments)
     if name.startswith("py:"):
         from limbeck.models.external import build_python
 

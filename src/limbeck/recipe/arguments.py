@@ -104,7 +104,7 @@ def of_model(model: str) -> Arguments | None:
 
     if model in model_names():
         return Arguments(model_arguments(model), _annotations(model_builder(model)))
-    if model.startswith(("timm/", "torchvision/", "py:")) or is_path(model):
+    if model.startswith(("timm/", "torchvision/", "hf/", "py:")) or is_path(model):
         return None
     names = [*model_names(), *ELSEWHERE, "path/to/folder"]
     raise mistake(unknown("model", model, names), model, ("model",))

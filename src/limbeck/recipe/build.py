@@ -16,6 +16,7 @@ from limbeck.data.registry import load_data
 from limbeck.engine.plan import Plan
 from limbeck.errors import DataError, LimbeckError, RecipeError
 from limbeck.models import Cohort, build_model, model_spec
+from limbeck.models.hf import with_vocabulary
 from limbeck.recipe.checks import check_data, check_recipe
 from limbeck.recipe.resolved import resolved
 from limbeck.recipe.schema import Recipe, StudentModel
@@ -154,7 +155,7 @@ def _maker(student: StudentModel, data: DataBundle, allow_code: bool) -> Callabl
         num_classes=data.num_outputs,
         input_shape=data.input_shape,
         allow_code=allow_code,
-        **student.arguments,
+        **with_vocabulary(student.model, student.arguments, data.vocabulary),
     )
 
 
@@ -168,7 +169,7 @@ def _spec(student: StudentModel, data: DataBundle) -> dict[str, Any]:
         student.model,
         num_classes=data.num_outputs,
         input_shape=data.input_shape,
-        **student.arguments,
+        **with_vocabulary(student.model, student.arguments, data.vocabulary),
     )
 
 

@@ -11,8 +11,10 @@ from torch import nn
 
 from limbeck.data.bundle import DataBundle
 from limbeck.data.normalize import Normalize
+from limbeck.data.vocabulary import FOLDER as TOKENIZER
 from limbeck.errors import TeacherError
 from limbeck.models import build_model, load_model, read_spec
+from limbeck.models.hf import FRESH, with_vocabulary
 from limbeck.models.io import BRINGS_WEIGHTS, load_weights
 from limbeck.models.pretrained_config import pretrained_config
 from limbeck.recipe import schema, teacher_schema
@@ -120,7 +122,13 @@ def _(spec: teacher_schema.ModelTeacher, making: Making) -> Teacher:
             num_classes=making.data.num_outputs,
             input_shape=making.data.input_shape,
             allow_code=making.workshop.allow_code,
-            **arguments,
+            **with_vocabulary(spec.model, arguments, making.data.vocabulary),
+        )
+    fresh = getattr(module, FRESH, ())
+    if fresh and spec.weights is None:
+        raise TeacherError(
+            f"{making.key}: {spec.model} comes without weights for {', '.join(fresh)}, so it has "
+            "learned nothing about these classes; train it first: teacher: {train: recipe}"
         )
     if file is not None:
         if not Path(file).is_file():
@@ -236,6 +244,13 @@ def _from_folder(folder: Path, making: Making) -> Teacher:
     if gives is not None and gives != making.data.num_outputs:
         raise TeacherError(
             f"{making.key}: gives {gives} classes, the data have {making.data.num_outputs}"
+        )
+    read, here = (spec.get("vocabulary") or {}).get("sha256"), making.data.vocabulary
+    if read is not None and here is not None and read != here.digest:
+        raise TeacherError(
+            f"{making.key}: learned with another tokenizer than the data's: give both the same "
+            f"data (seed and sizes decide the part a tokenizer is trained on), or "
+            f"data.tokenizer={folder / TOKENIZER}"
         )
     module = load_model(folder, allow_code=making.workshop.allow_code)
     stats = spec.get("normalisation") or {}

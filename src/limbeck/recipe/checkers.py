@@ -235,6 +235,7 @@ def teacher_arguments(value: Any) -> Any:
     model = gathered.get("model")
     if isinstance(model, str) and gathered.get("weights") is None:
         from limbeck.models import model_names
+        from limbeck.models.hf import needs_weights
         from limbeck.models.io import BRINGS_WEIGHTS
 
         pretrained = ""
@@ -243,6 +244,7 @@ def teacher_arguments(value: Any) -> Any:
         elif model.startswith("torchvision/"):
             pretrained = "DEFAULT (torchvision's own), "
         own = model.startswith(BRINGS_WEIGHTS) and not gathered["arguments"].get("pretrained")
+        own = own or (model.startswith("hf/") and needs_weights(model))
         if model in model_names() or own:
             raise mistake(
                 f"missing: {model} would have learned nothing; give {pretrained}a safetensors "

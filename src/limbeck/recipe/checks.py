@@ -71,6 +71,7 @@ def check_recipe(recipe: Recipe) -> list[str]:
         task_weight=recipe.task.weight,
         compile=recipe.train.compile,
     )
+    _check_attention(recipe)
     optimizer = recipe.train.optimizer
     if optimizer.name != "sgd" and optimizer.lr == Optimizer().lr:
         warnings.append(
@@ -78,6 +79,18 @@ def check_recipe(recipe: Recipe) -> list[str]:
             f"{optimizer.name}; 0.001 is usual"
         )
     return [*warnings, *check_methods(recipe.methods, setting)]
+
+
+def _check_attention(recipe: Recipe) -> None:
+    """Refuse an explicit fused attention under second derivatives; left open, it is eager."""
+    twice = [method.name for method in recipe.methods if method.card.double_backward]
+    for student in recipe.students if twice else ():
+        attention = student.arguments.get("attention")
+        if student.model.startswith("hf/") and attention not in (None, "eager"):
+            raise RecipeError(
+                f"student.attention: {twice[0]} takes second derivatives, which {attention!r} "
+                "attention does not give; use eager, or leave it out"
+            )
 
 
 def check_data(recipe: Recipe, data: DataBundle) -> list[str]:

@@ -25,7 +25,7 @@ def resolve_paths(document: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         found["output"] = absolute(found["output"], folder)
     if isinstance(found.get("data"), dict):
         found["data"] = {
-            key: absolute(value, folder) if key in DATA_PATHS and isinstance(value, str) else value
+            key: _of_data(key, value, folder) if isinstance(value, str) else value
             for key, value in found["data"].items()
         }
     if "student" in found:
@@ -49,7 +49,22 @@ def absolute(path: str, folder: Path) -> str:
         return path
 
 
+def _of_data(key: str, value: str, folder: Path) -> str:
+    if key in DATA_PATHS:
+        return absolute(value, folder)
+    return _hub_or_folder(value, folder) if key == "tokenizer" else value
+
+
+def _hub_or_folder(name: str, folder: Path) -> str:
+    """Resolve what may be a path or a hub id: a path where it looks like one, or is there."""
+    if name.startswith((".", "~")) or ("/" in name and Path(absolute(name, folder)).is_dir()):
+        return absolute(name, folder)
+    return name
+
+
 def _student(student: Any, folder: Path) -> Any:
+    if isinstance(student, str) and student.startswith("hf/"):
+        return "hf/" + _hub_or_folder(student.removeprefix("hf/"), folder)
     if isinstance(student, str):
         return absolute(student, folder) if is_path(student) else student
     if isinstance(student, list):

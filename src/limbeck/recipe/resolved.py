@@ -77,7 +77,7 @@ def _content(value: Any, *, key: str = "") -> Any:
 
 def _digest_of_weights(path: str) -> str:
     """Return the digest of a file of weights (or of the one in a folder); else ``path`` itself."""
-    place = Path(path)
+    place = Path(path.removeprefix("hf/"))
     inside = ("student/model.safetensors", "model.safetensors")
     for file in (place, *(place / name for name in inside)):
         try:

@@ -19,6 +19,7 @@ from limbeck.engine.running import Outcome, run_plan
 from limbeck.errors import CheckpointError, LimbeckError, RecipeError, unknown
 from limbeck.files import check_place
 from limbeck.models import load_model
+from limbeck.models.calling import call_model
 from limbeck.recipe.build import Workshop, build_plan
 from limbeck.recipe.loading import load_recipe
 from limbeck.recipe.overrides import Overrides
@@ -202,7 +203,7 @@ def evaluate_run(
     student = load_model(run.student, allow_code=allow_code)
 
     def ask(batch: Batch) -> Tensor:
-        return as_outputs(student(batch.inputs)).logits
+        return as_outputs(call_model(student, batch.inputs)).logits
 
     batches = eval_batches(data.splits[split], _EVAL_BATCH, data.augment_eval)
     answers = collect(ask, batches, torch.device("cpu"), modules=[student])

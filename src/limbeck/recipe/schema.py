@@ -73,8 +73,9 @@ class StudentModel:
     """A network to be trained.
 
     Args:
-        model: a registered name, ``timm/<id>``, ``torchvision/<id>``, ``py:module:function`` of
-            installed code, or a folder with a saved model to start from.
+        model: a registered name, ``timm/<id>``, ``torchvision/<id>``, ``hf/<model type, folder or
+            hub id>``, ``py:module:function`` of installed code, or a folder with a saved model to
+            start from.
         arguments: the network's own, written beside the name; for timm and torchvision also
             ``weights`` to start from, and for timm ``pretrained``.
     """

@@ -147,11 +147,31 @@ class _Capture:
         """Forward hook: capture, and replace the output where gradients are asked for."""
         if not self.live:
             return None
+        if self.tap.side == "attention":
+            self.keep(self.probabilities(output))
+            return None
         tensor = self.read(output)
         if not self.replaces(tensor):
             self.keep(tensor)
             return None
         return replace_tensor(output, self.leaf)
+
+    def probabilities(self, output: Any) -> Tensor:
+        """Attention probabilities, ``[batch, heads, tokens, tokens]``, of what attention gives."""
+        beside = output[1:] if isinstance(output, tuple | list) else ()
+        maps = [one for one in beside if isinstance(one, Tensor) and one.dim() == 4]
+        if not maps:
+            raise TapError(
+                f"tap {self.tap.name!r}: {self.tap.path!r} gives no attention probabilities; fused "
+                "attention never has them: build the network with attention='eager' "
+                "(model.set_attn_implementation('eager'))"
+            )
+        if self.replaces(maps[-1]):
+            raise TapError(
+                f"tap {self.tap.name!r}: nothing reads attention probabilities once they are "
+                "given, so gradients with respect to them cannot be made; tap stages instead"
+            )
+        return maps[-1]
 
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Forward pre-hook: the same for the first tensor among the inputs."""

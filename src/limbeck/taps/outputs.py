@@ -44,7 +44,9 @@ def as_outputs(value: Any) -> Outputs:
     """Read what a model's forward returned.
 
     A tensor; a mapping or an object (a dataclass, a ``ModelOutput``) with ``logits``, or with
-    nothing but one tensor; or a tuple, of which the first tensor counts.
+    nothing but one tensor; or a tuple, of which the first tensor counts. ``hidden_states`` and
+    ``attentions`` beside the logits (a transformers network asked for them) are kept as features
+    and attentions, "hidden_states.0" and so on.
 
     Raises:
         TypeError: none of these; the line names what there is, and how to say which it should be.
@@ -55,7 +57,8 @@ def as_outputs(value: Any) -> Outputs:
         return Outputs(value)
     parts = _parts(value)
     if isinstance(parts.get("logits"), Tensor):
-        return Outputs(parts["logits"])
+        features, attentions = (_numbered(parts, name) for name in ("hidden_states", "attentions"))
+        return Outputs(parts["logits"], features, attentions)
     tensors = {name: part for name, part in parts.items() if isinstance(part, Tensor)}
     if len(tensors) == 1 and len(parts) == 1:
         return Outputs(next(iter(tensors.values())))
@@ -79,8 +82,10 @@ def _parts(value: Any) -> Mapping[str, Any]:
         logits = getattr(value, "logits", None)
         found |= {"logits": logits} if isinstance(logits, Tensor) else {}
         return {name: part for name, part in found.items() if part is not None}
-    logits = getattr(value, "logits", None)
-    return {} if logits is None else {"logits": logits}
+    if getattr(value, "logits", None) is None:
+        return {}
+    names = ("logits", "hidden_states", "attentions")
+    return {name: getattr(value, name, None) for name in names}
 
 
 def _refusal(what: str) -> str:
@@ -88,3 +93,10 @@ def _refusal(what: str) -> str:
         f"the model returned {what}; expected a tensor of logits, a mapping with 'logits', or an "
         "object with .logits. Pass forward=lambda model, batch: ... to say which tensor they are."
     )
+
+
+def _numbered(parts: Mapping[str, Any], name: str) -> dict[str, Tensor]:
+    tensors = parts.get(name)
+    if not isinstance(tensors, tuple | list):
+        return {}
+    return {f"{name}.{i}": one for i, one in enumerate(tensors) if isinstance(one, Tensor)}

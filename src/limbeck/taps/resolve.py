@@ -23,7 +23,8 @@ class ResolvedTap:
         name: the key under which it is stored: the path or role asked for; for a glob or a role of
             several modules, each one's own ("layer1", "stages.0").
         path: the module's path; empty for the whole model.
-        side: "out" for what the module returns, "in" for its first input.
+        side: "out" for what the module returns, "in" for its first input, "attention" for the
+            attention probabilities that it returns beside its output.
     """
 
     name: str
@@ -53,7 +54,8 @@ def resolve_taps(
             - a glob in module order: ``*`` stands for any characters but a dot, ``**`` for dots
               too, ``?`` for one character: "layer*", "blocks.*.norm1", "**.relu2".
 
-            With ":in" behind it, the module's input instead of its output.
+            With ":in" behind it, the module's input instead of its output; with ":attention", the
+        attention probabilities that a transformers attention module returns beside it.
         roles: roles to use instead of ``roles_of(model)``, for example from ``infer_roles``.
 
     Raises TapError naming the nearest path where there is no such module, and saying what to write
@@ -84,7 +86,7 @@ def _resolve_one(
     if "*" in path or "?" in path:
         matches = _matching(path, modules)
         if matches:
-            suffix = ":in" if side == "in" else ""
+            suffix = "" if side == "out" else f":{side}"
             return [ResolvedTap(name + suffix, name, side) for name in matches]
         raise TapError(f"no module of {type(model).__name__} matches the tap {tap!r}")
     raise TapError(_no_module(model, tap, path, roles, modules))
@@ -103,7 +105,7 @@ def _resolve_role(
     paths = roles[role]
     if isinstance(paths, str):
         return [_of_role(role, tap, paths, side, modules)] if match is None else None
-    suffix = ":in" if side == "in" else ""
+    suffix = "" if side == "out" else f":{side}"
     if match is None:
         return [
             _of_role(role, f"{role}.{i}{suffix}", path, side, modules)
@@ -122,11 +124,14 @@ def _of_role(role: str, name: str, path: str, side: str, modules: Sequence[str])
     body, own_side = _split(path)
     if body not in modules:
         raise TapError(f"role {role!r} of the model: " + unknown("module", body, modules[:20]))
-    return ResolvedTap(name, body, "in" if "in" in (side, own_side) else "out")
+    return ResolvedTap(name, body, own_side if side == "out" else side)
 
 
 def _split(tap: str) -> tuple[str, str]:
-    return (tap.removesuffix(":in"), "in") if tap.endswith(":in") else (tap, "out")
+    for side in ("in", "attention"):
+        if tap.endswith(f":{side}"):
+            return tap.removesuffix(f":{side}"), side
+    return tap, "out"
 
 
 def _matching(pattern: str, modules: Sequence[str]) -> list[str]:

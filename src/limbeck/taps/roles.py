@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from limbeck.errors import TapError
 from limbeck.models.calling import call_model, evaluating
+from limbeck.taps.language import transformers_roles
 from limbeck.taps.values import tensor_in
 
 Call: TypeAlias = Callable[[nn.Module, Any], Any]
@@ -39,8 +40,9 @@ def roles_of(model: nn.Module) -> dict[str, list[str] | str]:
     """Return the roles a network declares or that can be read off without running it.
 
     In this order: its own ``roles()`` (a method or a mapping: role to module path, or to a list of
-    paths for stages); timm's ``feature_info`` and ``get_classifier()``; for the head, the last
-    ``nn.Linear``, and for the penultimate vector, the head's input. Roles that cannot be told are
+    paths for stages); the structure of a transformers network (``transformers_roles``); timm's
+    ``feature_info`` and ``get_classifier()``; for the head, the last ``nn.Linear``, and for the
+    penultimate vector, the head's input. Roles that cannot be told are
     absent: ``infer_roles`` finds stages by running the network once.
     """
     model = unwrap(model)
@@ -51,6 +53,7 @@ def roles_of(model: nn.Module) -> dict[str, list[str] | str]:
     roles: dict[str, list[str] | str] = {}
     if isinstance(given, Mapping):
         roles = {k: v if isinstance(v, str) else list(v) for k, v in given.items()}
+    roles = {**transformers_roles(model), **roles}
     for role, found in {"stages": _timm_stages(model), "head": _timm_head(model)}.items():
         if found:
             roles.setdefault(role, found)
@@ -113,8 +116,9 @@ def infer_roles(
 
 
 def declares_head(model: nn.Module) -> bool:
-    """Whether a network says itself what its head is: by ``roles()``, or as timm's do."""
-    return getattr(model, "roles", None) is not None or _timm_head(model) is not None
+    """Whether a network says itself what its head is: by ``roles()``, or or as known ones do."""
+    said = getattr(model, "roles", None) is not None or _timm_head(model) is not None
+    return said or bool(transformers_roles(model))
 
 
 def _probe(model: nn.Module, example: Any, call: Call) -> list[tuple[str, tuple[int, ...]]]:

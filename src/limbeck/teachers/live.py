@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from limbeck.data.batch import Batch, first_tensor
 from limbeck.data.normalize import Normalize
-from limbeck.errors import LimbeckError, TapError, TeacherError, unknown
+from limbeck.errors import LimbeckError, ModelError, TapError, TeacherError, unknown
 from limbeck.methods.card import Access
 from limbeck.models.cost import count_parameters
+from limbeck.models.hf import check_vocabulary
 from limbeck.models.pretrained_config import expected_statistics, size_hint
 from limbeck.taps import TappedModel, unwrap
 from limbeck.taps.outputs import Outputs
@@ -118,6 +119,10 @@ class LiveTeacher(Teacher):
         self._open(device)
         if data is None:
             return
+        try:
+            check_vocabulary(self._module, data.vocabulary)
+        except ModelError as error:
+            raise TeacherError(f"teachers.{self.name}: {error}") from error
         self._look_at(data, device)
         example = self._read(example_batch(data, device))
         if self._forward is None:

@@ -1,5 +1,27 @@
 """Data sets that come by name; importing this registers them (no heavy import)."""
 
-from limbeck.data.sources import blocks, cifar, cifar_jpeg, digits, hf, idx, images, shards, table
+from limbeck.data.sources import (
+    blocks,
+    cifar,
+    cifar_jpeg,
+    digits,
+    hf,
+    idx,
+    images,
+    shards,
+    table,
+    text,
+)
 
-__all__ = ["blocks", "cifar", "cifar_jpeg", "digits", "hf", "idx", "images", "shards", "table"]
+__all__ = [
+    "blocks",
+    "cifar",
+    "cifar_jpeg",
+    "digits",
+    "hf",
+    "idx",
+    "images",
+    "shards",
+    "table",
+    "text",
+]
