@@ -84,8 +84,8 @@ def _parts(value: Any) -> Mapping[str, Any]:
         return {name: part for name, part in found.items() if part is not None}
     if getattr(value, "logits", None) is None:
         return {}
-    names = ("logits", "hidden_states", "attentions")
-    return {name: getattr(value, name, None) for name in names}
+    known = ("logits", "hidden_states", "attentions")
+    return {name: getattr(value, name, None) for name in known}
 
 
 def _refusal(what: str) -> str:

@@ -116,7 +116,7 @@ def infer_roles(
 
 
 def declares_head(model: nn.Module) -> bool:
-    """Whether a network says itself what its head is: by ``roles()``, or or as known ones do."""
+    """Whether a network says itself what its head is: by ``roles()``, or as known ones do."""
     said = getattr(model, "roles", None) is not None or _timm_head(model) is not None
     return said or bool(transformers_roles(model))
 
