@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from limbeck.methods.compose import default_task_weight
 from limbeck.methods.context import Context
 from limbeck.teachers.base import Teacher
 from limbeck.teachers.peers import PeersTeacher
+from limbeck.teachers.visits import Visits
 
 if TYPE_CHECKING:
     from limbeck.data import DataBundle, View
@@ -91,8 +93,10 @@ def assemble(plan: Plan, world: World) -> Assembly:
         sum=world.sum,
     )
     ctx.generator.manual_seed(torch.initial_seed())
+    visits = visits_of(plan, world)
     for name, teacher in plan.teachers.items():
         teacher.name = name
+        teacher.foresee(visits)
         teacher.bind(plan.data, world.device)
     check_student(student, plan, world)
     runtimes = _prepare(plan, student, ctx)
@@ -116,9 +120,28 @@ def assemble(plan: Plan, world: World) -> Assembly:
         ctx=ctx,
         task_weight=weight,
         with_graph=graph,
+        rows=visits.rows,
     ).to(world.device)
     stages = plan_stages(plan, [runtime for group in runtimes[:1] for runtime in group])
     return Assembly(student, module, voice, plan.teachers, ctx, stages, weight, average)
+
+
+def visits_of(plan: Plan, world: World) -> Visits:
+    """Return how this run will look at its training samples."""
+    train = plan.train
+    slices = world.size * train.accumulate
+    return Visits(
+        seed=plan.seed,
+        views=train.views,
+        epochs=train.epochs,
+        rows=math.ceil(min(train.batch_size, len(training_view(plan))) / slices),
+        channels_last=train.channels_last,
+        changing=tuple(m.name for m in plan.methods if m.card.data_modification != "none"),
+        rank=world.rank,
+        world_size=world.size,
+        barrier=world.barrier,
+        lead=world.lead,
+    )
 
 
 def make_average(student: nn.Module, decay: float | None) -> AveragedModel | None:
@@ -169,10 +192,28 @@ def _check_teacher(method: Method, plan: Plan) -> None:
     if not plan.teachers:
         raise MethodError(f"method {method.name}: needs a teacher, and the recipe names none")
     name = pick_teacher(plan.teachers, method.teacher)
+    refuse_temperature(method, plan.teachers[name].only_temperature, name)
     if not plan.teachers[name].can_give(method.card.teacher_access):
         raise MethodError(
             f"method {method.name}: asks teacher {name!r} for {method.card.teacher_access}, but "
             f"it gives {plan.teachers[name].access} only; use a live model as teacher"
+        )
+
+
+def refuse_temperature(method: Method, only: float | None, teacher: str) -> None:
+    """Refuse a method whose temperature is not the one that its teacher's cache was made at.
+
+    Args:
+        method: a method that asks the teacher.
+        only: the one temperature at which the teacher can be asked; None: any.
+        teacher: its name.
+    """
+    wanted = getattr(method, "temperature", None)
+    if only is not None and wanted is not None and wanted != only:
+        raise MethodError(
+            f"method {method.name}: temperature {wanted:g}, but the cache of teacher {teacher!r} "
+            f"keeps probabilities at temperature {only:g}; set method.temperature={only:g}, or "
+            f"the cache's codec.temperature={wanted:g}"
         )
 
 

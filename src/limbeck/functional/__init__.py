@@ -35,6 +35,7 @@ from limbeck.functional.explanation import (
 )
 from limbeck.functional.feature import hint
 from limbeck.functional.logit import dml, kd, kd_multilabel, kd_regression
+from limbeck.functional.sparse import kl_sparse
 from limbeck.functional.task import (
     binary_cross_entropy,
     cross_entropy,
@@ -69,6 +70,7 @@ __all__ = [
     "keep_schedule",
     "kl_divergence",
     "kl_from_log_probs",
+    "kl_sparse",
     "kl_to_probs",
     "label_smoothing_targets",
     "mixing_weights",
