@@ -24,8 +24,8 @@ class Teacher:
     """Base of all teachers. A subclass writes ``ask`` and ``fingerprint``.
 
     The engine calls, in this order: ``foresee`` (the run's settings), ``bind`` (data and device),
-    ``meet`` (the fresh student), ``set_taps``; then loads a checkpoint into ``state`` where it resumes; then ``ask`` each step,
-    ``step_end`` and ``epoch_end``; and ``close``, always.
+    ``meet`` (the fresh student), ``set_taps``; then loads a checkpoint into ``state`` where it
+    resumes; then ``ask`` each step, ``step_end`` and ``epoch_end``; and ``close``, always.
 
     Attributes:
         name: what methods call it.
