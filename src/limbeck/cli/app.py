@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from limbeck.cli import demo, ending, evaluate, methods, report, resume, run, schema
+from limbeck.cli import cache, demo, ending, evaluate, methods, report, resume, run, schema
 
 app = typer.Typer(
     name="limbeck",
@@ -49,7 +49,7 @@ def limbeck(
     """
 
 
-for _module in (run, resume, evaluate, report, methods, demo, schema):
+for _module in (run, resume, evaluate, cache, report, methods, demo, schema):
     _module.add_to(app)
 
 

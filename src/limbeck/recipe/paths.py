@@ -70,12 +70,13 @@ def _teacher(teacher: Any, folder: Path) -> Any:
     found = dict(teacher)
     if isinstance(found.get("model"), str):
         found["model"] = _student(found["model"], folder)
-    for key in ("weights", "run", "train"):
+    for key in ("weights", "run", "train", "folder"):
         value = found.get(key)
         if isinstance(value, str) and (key, value) != ("weights", "random"):
             found[key] = absolute(value, folder)
     if isinstance(found.get("ensemble"), list):
         found["ensemble"] = [_teacher(member, folder) for member in found["ensemble"]]
-    if "calibrated" in found:
-        found["calibrated"] = _teacher(found["calibrated"], folder)
+    for key in ("calibrated", "cache"):
+        if key in found:
+            found[key] = _teacher(found[key], folder)
     return found

@@ -109,8 +109,8 @@ class Capture:
             Manifest(self.key.values, self.about, len(self.rows), probe.classes).write(self.folder)
         _clean(self.folder / shard_file(view, 0))
         self.say(
-            f"asks the teacher about view {view} ({view + 1} of {self.num_views}): {len(self.rows):,} "
-            f"samples, kept as {self.codec.describe()} in {self.folder}"
+            f"asks the teacher about view {view} ({view + 1} of {self.num_views}): "
+            f"{len(self.rows):,} samples, kept as {self.codec.describe()} in {self.folder}"
         )
         return True
 
