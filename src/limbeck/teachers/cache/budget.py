@@ -27,9 +27,10 @@ def as_bytes(value: int | str | None) -> int | None:
         return None
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(value))
+    text = value if isinstance(value, str) else ""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
     unit = _UNITS.get(found.group(2).lower()) if found else None
-    if found is None or unit is None or isinstance(value, bool) or float(found.group(1)) <= 0:
+    if found is None or unit is None or float(found.group(1)) <= 0:
         raise CacheError(f"budget: expected bytes or a size such as '2GB', got {value!r}")
     return int(float(found.group(1)) * unit)
 

@@ -94,17 +94,22 @@ class Capture:
 
     def _begin(self, held: contextlib.ExitStack, view: int) -> bool:
         """Lock the cache; whether the view is missing. Refuses before anything is written."""
-        if view in self._views_there():
+        there = self._views_there()
+        if view in there:
             return False
+        probe = self._probe(view)
+        refuse_too_much(
+            self.folder,
+            probe.row_bytes,
+            len(self.rows),
+            self.num_views - len(there),
+            read_manifest(self.folder).bytes if self._exists() else 0,
+            self.budget,
+            self.codec,
+        )
         held.enter_context(locked(self.folder, self.say))
         if view in self._views_there():  # another process captured it meanwhile
             return False
-        probe = self._probe(view)
-        left = self.num_views - len(self._views_there())
-        bytes_there = read_manifest(self.folder).bytes if self._exists() else 0
-        refuse_too_much(
-            self.folder, probe.row_bytes, len(self.rows), left, bytes_there, self.budget, self.codec
-        )
         if not self._exists():
             Manifest(self.key.values, self.about, len(self.rows), probe.classes).write(self.folder)
         _clean(self.folder / shard_file(view, 0))

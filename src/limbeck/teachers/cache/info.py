@@ -21,7 +21,7 @@ def explain(folder: Path, manifest: Manifest) -> list[str]:
         ("teacher", f"{manifest.about['teacher']}; fingerprint {key['teacher'][:12]}"),
         ("data", f"{manifest.about['data']}; fingerprint {key['data'][:12]}"),
         ("inputs", _inputs(key, views)),
-        ("kept", f"{', '.join(key['outputs'])} as {codec.describe()}{_features(key)}"),
+        ("kept", f"logits as {codec.describe()}{_features(key)}"),
         ("why", codec.why()),
         ("size", _size(manifest)),
         ("others", _others(codec, manifest.classes)),
@@ -58,8 +58,8 @@ def _inputs(key: Mapping[str, Any], views: Mapping[str, Any]) -> str:
 
 
 def _features(key: Mapping[str, Any]) -> str:
-    form = key["codec"].get("features")
-    return f", features in {form}" if form else ""
+    taps = key["outputs"][1:]
+    return f"; features of {', '.join(taps)} as {key['codec']['features']}" if taps else ""
 
 
 def _size(manifest: Manifest) -> str:
@@ -100,7 +100,8 @@ def _bits(codec: Codec, key: Mapping[str, Any], entry: Mapping[str, Any]) -> str
     with_ = ", ".join(f"{name} {value}" for name, value in entry["conditions"].items())
     exact = codec.name == "float32" and key["codec"].get("features", "float32") == "float32"
     if not exact:
-        return f"captured with {with_}; this form rounds, training differs from live training"
+        what = "features are" if codec.name == "float32" else "this form is"
+        return f"captured with {with_}; {what} rounded: training differs from live training"
     if not entry["stable"]:
         return f"captured with {with_}; the order within a batch changes last bits: equal to 1e-6"
     if key["inputs"] == "clean":

@@ -85,7 +85,8 @@ def verify(folder: Path, manifest: Manifest, say: Callable[[str], None]) -> None
         for shard in entry["shards"]:
             check_shard(folder, shard)
         size = sum(shard["bytes"] for shard in entry["shards"])
-        say(f"view {view}: {len(entry['shards'])} shards, {size:,} bytes, all as written")
+        count = len(entry["shards"])
+        say(f"view {view}: {count} shard{'' if count == 1 else 's'}, {size:,} bytes, as written")
 
 
 def _together(parts: Sequence[Outputs], back: Tensor) -> Outputs:
