@@ -158,6 +158,7 @@ def test_the_summary_of_a_plan_and_of_a_report_say_it() -> None:
         ({"teacher": {"cache": NET, "codec": {"kk": 0}}}, "unknown key 'kk': did you mean 'k'"),
         ({"teacher": {"cache": NET, "budget": "much"}}, "teacher.budget: expected bytes or a size"),
         ({"teacher": {"cache": NET, "inputs": "clear"}}, "teacher.inputs: .*did you mean 'clean'"),
+        ({"method": "e2kd", "student": "cnn"}, "for gradients, which a cache does not keep"),
         (
             {"teacher": {"calibrated": {"cache": NET, "codec": "topk"}}},
             "teacher.calibrated: a cache that keeps some classes only",

@@ -13,8 +13,9 @@ from sklearn.ensemble import RandomForestClassifier
 from teacher_worlds import batch_of
 
 from limbeck.data import Batch, bundle_from
-from limbeck.engine.setup import refuse_temperature
+from limbeck.engine.setup import refuse_gradients, refuse_temperature
 from limbeck.errors import CacheError, LimbeckError, TeacherError
+from limbeck.methods.e2kd import E2KD
 from limbeck.methods.kd import KD
 from limbeck.teachers import (
     BlackBoxTeacher,
@@ -26,7 +27,7 @@ from limbeck.teachers import (
     SnapshotTeacher,
     Visits,
 )
-from limbeck.teachers.cache import explain, read_manifest, shards
+from limbeck.teachers.cache import Manifest, explain, read_manifest, shards
 from limbeck.teachers.cache.reader import open_part
 from limbeck.teachers.visits import ask_padded
 from limbeck.testing.check_teacher import check_teacher
@@ -318,6 +319,25 @@ def test_what_info_says(tmp_path: Path) -> None:
     said = "\n".join(explain(folder, read_manifest(folder)))
     for part in ("unbiased", "variance of the gradient 0.0", "rounded", "rounds=9"):
         assert part in said
+
+
+def test_shards_that_another_batch_size_left_are_gone_in_the_end(tmp_path: Path) -> None:
+    folder = capture_all(cached(tmp_path / "a"))
+    stray = folder / "view-0000" / "00009.safetensors"
+    manifest = read_manifest(folder)
+    stray.write_bytes((folder / "view-0000" / "00000.safetensors").read_bytes())
+    Manifest(manifest.key, manifest.about, manifest.rows, manifest.classes).write(folder)
+    capture_all(cached(folder))
+    assert not stray.exists()
+    assert read_manifest(folder) == manifest
+
+
+def test_a_method_that_asks_for_gradients_is_refused(tmp_path: Path) -> None:
+    teacher = CalibratedTeacher(cached(tmp_path / "c"), temperature=2.0)
+    assert not teacher.gives_gradients
+    with pytest.raises(LimbeckError, match="asks teacher 'big' for gradients, which a cache does"):
+        refuse_gradients(E2KD(), teacher.gives_gradients, "big")
+    refuse_gradients(KD(), teacher.gives_gradients, "big")
 
 
 def test_visits_are_handed_on_and_rows_are_those_of_the_run() -> None:

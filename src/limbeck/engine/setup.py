@@ -136,6 +136,7 @@ def visits_of(plan: Plan, world: World) -> Visits:
         epochs=train.epochs,
         rows=math.ceil(min(train.batch_size, len(training_view(plan))) / slices),
         channels_last=train.channels_last,
+        compile=train.compile,
         changing=tuple(m.name for m in plan.methods if m.card.data_modification != "none"),
         rank=world.rank,
         world_size=world.size,
@@ -193,6 +194,7 @@ def _check_teacher(method: Method, plan: Plan) -> None:
         raise MethodError(f"method {method.name}: needs a teacher, and the recipe names none")
     name = pick_teacher(plan.teachers, method.teacher)
     refuse_temperature(method, plan.teachers[name].only_temperature, name)
+    refuse_gradients(method, plan.teachers[name].gives_gradients, name)
     if not plan.teachers[name].can_give(method.card.teacher_access):
         raise MethodError(
             f"method {method.name}: asks teacher {name!r} for {method.card.teacher_access}, but "
@@ -214,6 +216,15 @@ def refuse_temperature(method: Method, only: float | None, teacher: str) -> None
             f"method {method.name}: temperature {wanted:g}, but the cache of teacher {teacher!r} "
             f"keeps probabilities at temperature {only:g}; set method.temperature={only:g}, or "
             f"the cache's codec.temperature={wanted:g}"
+        )
+
+
+def refuse_gradients(method: Method, gives: bool, teacher: str) -> None:
+    """Refuse a method that asks for gradients each step, of a teacher that was to be asked once."""
+    if method.teacher_gradients and not gives:
+        raise MethodError(
+            f"method {method.name}: asks teacher {teacher!r} for gradients, which a cache does not "
+            "keep: it would be asked in every step; use the teacher without the cache"
         )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from limbeck.engine.settings import Optimizer
-from limbeck.engine.setup import refuse_temperature
+from limbeck.engine.setup import refuse_gradients, refuse_temperature
 from limbeck.errors import LimbeckError, MethodError, RecipeError, TeacherError, unknown
 from limbeck.methods.base import Method
 from limbeck.methods.card import Access
@@ -44,6 +44,7 @@ class Setting:
     Attributes:
         teachers: what can be asked of each teacher, by name.
         temperatures: of those that can be asked at one temperature only.
+        cached: names of those that are caches.
         num_students: members of the cohort; 1 for one student.
         task: the task's kind; None where it is not known yet.
         num_outputs: classes or outputs; None where they are not known yet.
@@ -54,6 +55,7 @@ class Setting:
 
     teachers: Mapping[str, Access] = field(default_factory=dict)
     temperatures: Mapping[str, float] = field(default_factory=dict)
+    cached: frozenset[str] = frozenset()
     num_students: int = 1
     task: str | None = None
     num_outputs: int | None = None
@@ -77,6 +79,7 @@ def check_recipe(recipe: Recipe) -> list[str]:
     setting = Setting(
         teachers=accesses(recipe),
         temperatures=only_temperatures(recipe),
+        cached=_cached(recipe),
         num_students=len(recipe.students) if recipe.is_cohort else 1,
         task=None if recipe.task.kind == "auto" else recipe.task.kind,
         task_weight=recipe.task.weight,
@@ -103,6 +106,7 @@ def check_data(recipe: Recipe, data: DataBundle) -> list[str]:
     setting = Setting(
         teachers=accesses(recipe),
         temperatures=only_temperatures(recipe),
+        cached=_cached(recipe),
         num_students=len(recipe.students) if recipe.is_cohort else 1,
         task=data.task,
         num_outputs=data.num_outputs,
@@ -239,6 +243,12 @@ def only_temperatures(recipe: Recipe) -> dict[str, float]:
     }
 
 
+def _cached(recipe: Recipe) -> frozenset[str]:
+    """Return the names of the teachers that are caches, behind a temperature or not."""
+    found = (name for name, one in recipe.all_teachers.items() if any(_caches(one)))
+    return frozenset(found)
+
+
 def check_methods(methods: Sequence[Method], setting: Setting) -> list[str]:
     """Refuse methods that cannot work in this setting; return warnings, one line each.
 
@@ -311,6 +321,7 @@ def _check_teacher(method: Method, setting: Setting, key: str) -> None:
     if name not in teachers:
         raise TeacherError(f"{key}.teacher: " + unknown("teacher", name, teachers))
     refuse_temperature(method, setting.temperatures.get(name), name)
+    refuse_gradients(method, name not in setting.cached, name)
     if not can_give(teachers[name], method.card.teacher_access):
         raise MethodError(
             f"{key}: {method.name} asks for {method.card.teacher_access} of teacher {name!r}, "

@@ -32,12 +32,14 @@ class Teacher:
         access: the most that can be asked of it: "outputs" of a black box, "module" of a live one.
         changes: whether it changes during the run; then ``state`` goes into checkpoints.
         only_temperature: the one temperature at which it can be asked; None: any.
+        gives_gradients: False of a cache, which could only put such a question to its teacher.
     """
 
     name: str = "teacher"
     access: Access = "outputs"
     changes: bool = False
     only_temperature: float | None = None
+    gives_gradients: bool = True
 
     def foresee(self, visits: Visits) -> None:
         """Learn how the run will look at its training samples, once, before ``bind``."""

@@ -71,6 +71,7 @@ class CalibratedTeacher(Teacher):
         self.fitted = None if isinstance(temperature, str) else float(temperature)
         self.access = teacher.access
         self.changes = teacher.changes
+        self.gives_gradients = teacher.gives_gradients
 
     def foresee(self, visits: Visits) -> None:
         """Tell the inner teacher."""

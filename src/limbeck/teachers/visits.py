@@ -29,6 +29,7 @@ class Visits:
         epochs: passes over the samples.
         rows: samples a teacher is asked about at once; the last, fewer, are padded to as many.
         channels_last: whether images come in that memory format.
+        compile: whether torch.compile is used.
         changing: names of the methods that change samples before the teacher sees them.
         rank: this process among ``world_size``.
         world_size: processes in all.
@@ -41,6 +42,7 @@ class Visits:
     epochs: int = 1
     rows: int = 64
     channels_last: bool = False
+    compile: bool = False
     changing: tuple[str, ...] = ()
     rank: int = 0
     world_size: int = 1

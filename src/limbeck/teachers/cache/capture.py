@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import platform
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,26 +19,25 @@ from torch import Tensor
 
 from limbeck.data.batch import Batch
 from limbeck.data.bundle import DataBundle
-from limbeck.data.prefetch import prefetch
-from limbeck.data.seeds import mix
 from limbeck.errors import CacheError
 from limbeck.taps.outputs import Outputs
 from limbeck.teachers.cache.budget import refuse_too_much
 from limbeck.teachers.cache.codec import Codec
+from limbeck.teachers.cache.drawing import captured_rows, conditions, drawn, in_reverse
 from limbeck.teachers.cache.forms import Block, decode, encode, join, ready, row_bytes
 from limbeck.teachers.cache.key import Key
 from limbeck.teachers.cache.lock import locked
 from limbeck.teachers.cache.manifest import NAME, Manifest, read_manifest
 from limbeck.teachers.cache.measure import add_up, measure, summary
+from limbeck.teachers.cache.progress import Progress
 from limbeck.teachers.cache.shards import (
     read_header,
     rows_in_shard,
     shard_file,
     write_shard,
 )
+from limbeck.teachers.cache.tidying import drop_half_written, drop_others
 from limbeck.teachers.visits import Visits, ask_padded
-
-_EVERY = 10.0  # seconds between lines about progress
 
 
 @dataclass
@@ -112,7 +109,7 @@ class Capture:
             return False
         if not self._exists():
             Manifest(self.key.values, self.about, len(self.rows), probe.classes).write(self.folder)
-        _clean(self.folder / shard_file(view, 0))
+        drop_half_written(self.folder / shard_file(view, 0))
         self.say(
             f"asks the teacher about view {view} ({view + 1} of {self.num_views}): "
             f"{len(self.rows):,} samples, kept as {self.codec.describe()} in {self.folder}"
@@ -136,7 +133,7 @@ class Capture:
             number for number in range(len(starts)) if number % visits.world_size == visits.rank
         ]
         missing = [number for number in mine if not self._is_there(view, number, probe)]
-        progress = _Progress(self.say, len(missing) * probe.shard_rows)
+        progress = Progress(self.say, len(missing) * probe.shard_rows)
         pieces = self._pieces(view, [(number, starts[number]) for number in missing], probe)
         for number in missing:
             blocks, measured = [], []
@@ -184,18 +181,7 @@ class Capture:
         )
 
     def _batches(self, view: int, chunks: list[Tensor]) -> Iterator[Batch]:
-        """Yield the batches at these positions as the training loader would draw them."""
-        train, seed = self.data.splits["train"], self.visits.seed
-        fetch_seed = 0 if self.clean else mix(seed, view)
-        workers = getattr(train.samples, "num_workers", 0)
-        for raw in prefetch(train.at, ((chunk, fetch_seed) for chunk in chunks), workers):
-            if self.clean:
-                inputs = self.data.augment_eval(raw.inputs, raw.index)
-            else:
-                inputs = self.data.augment_train(raw.inputs, raw.index, seed=seed, view=view)
-            if self.visits.channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
-                inputs = inputs.to(memory_format=torch.channels_last)
-            yield raw.replace(inputs=inputs)
+        return drawn(self.data, self.visits, chunks, view=None if self.clean else view)
 
     # Layout, and what a shard says of itself.
 
@@ -210,7 +196,7 @@ class Capture:
         dense, block = self._answer(batch, view)
         classes = dense.logits.shape[-1]
         most = row_bytes(block, self.codec, len(dense.logits), classes)
-        turned, _ = self._answer(_reversed(batch), view)
+        turned, _ = self._answer(in_reverse(batch), view)
         stable = all(
             torch.equal(a, b.flip(0))
             for a, b in zip(_tensors(dense), _tensors(turned), strict=True)
@@ -255,6 +241,7 @@ class Capture:
                     "sha256": self._written.pop(file, None) or _sha256(self.folder / file),
                 }
             )
+        drop_others(self.folder, view, {shard["file"] for shard in shards})
         total = add_up(said["measured"] for said in headers)
         size = sum(shard["bytes"] for shard in shards) / len(self.rows)
         entry = {
@@ -280,67 +267,11 @@ class Probe:
     stable: bool
 
 
-def captured_rows(data: DataBundle) -> Tensor:
-    """Return the base positions of the training samples, each once, rising: the rows of a view."""
-    rows: Tensor = torch.unique(data.splits["train"].indices)
-    return rows
-
-
-def conditions(visits: Visits, device: torch.device) -> dict[str, Any]:
-    """Return what must be the same for the same question to get the same bits."""
-    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    if device.type == "cpu":
-        kind += f" {torch.backends.cpu.get_cpu_capability()}"
-    return {
-        "batch": visits.rows,
-        "threads": torch.get_num_threads(),
-        "device": f"{device.type} ({kind})",
-        "channels_last": visits.channels_last,
-        "torch": torch.__version__,
-    }
-
-
 @contextlib.contextmanager
 def _random_numbers_kept() -> Iterator[None]:
     """Leave torch's generator as it was: a run must not notice that it captured on the way."""
     with torch.random.fork_rng(devices=[]):
         yield
-
-
-class _Progress:
-    """A line now and then."""
-
-    def __init__(self, say: Callable[[str], None], total: int) -> None:
-        self._say, self._total, self._done = say, total, 0
-        self._began = self._last = time.monotonic()
-
-    def add(self, rows: int) -> None:
-        self._done = min(self._done + rows, self._total)
-        now = time.monotonic()
-        if now - self._last >= _EVERY:
-            self._last = now
-            rate = self._done / (now - self._began)
-            left = (self._total - self._done) / rate
-            self._say(f"asked about {self._done:,} of {self._total:,}; about {left:.0f} s left")
-
-
-def _clean(first: Path) -> None:
-    """Remove what a killed writer left half written; the lock is held."""
-    first.parent.mkdir(parents=True, exist_ok=True)
-    for stale in (*first.parent.glob(".*.tmp"), *first.parent.parent.glob(f".{NAME}.*.tmp")):
-        stale.unlink(missing_ok=True)
-
-
-def _reversed(batch: Batch) -> Batch:
-    def turned(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value.flip(0)
-        if isinstance(value, Mapping):
-            return {key: turned(item) for key, item in value.items()}
-        return type(value)(map(turned, value)) if isinstance(value, list | tuple) else value
-
-    names = ("inputs", "targets", "index")
-    return batch.replace(**{name: turned(getattr(batch, name)) for name in names})
 
 
 def _tensors(outputs: Outputs) -> list[Tensor]:

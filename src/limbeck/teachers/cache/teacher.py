@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from limbeck.data.batch import Batch, Draw, first_tensor
+from limbeck.data.batch import Batch, first_tensor
 from limbeck.errors import CacheError, TeacherError, unknown
 from limbeck.taps.outputs import Outputs
 from limbeck.teachers.base import Teacher
 from limbeck.teachers.cache.budget import as_bytes
-from limbeck.teachers.cache.capture import Capture, captured_rows, conditions
+from limbeck.teachers.cache.capture import Capture
 from limbeck.teachers.cache.codec import Codec, as_codec
+from limbeck.teachers.cache.drawing import conditions
 from limbeck.teachers.cache.info import conditions_note
 from limbeck.teachers.cache.key import Key, make_key, views_differ
+from limbeck.teachers.cache.lookup import Lookup
 from limbeck.teachers.cache.manifest import NAME, Manifest, read_manifest
 from limbeck.teachers.cache.reader import IN_MEMORY, Part, open_part
 from limbeck.teachers.cache.store import nearest, place_of
@@ -59,6 +61,8 @@ class CachedTeacher(Teacher):
         CacheError: settings out of range; on asking, a cache of something else, a damaged one, or
             one that would not fit the budget.
     """
+
+    gives_gradients = False
 
     def __init__(
         self,
@@ -104,8 +108,7 @@ class CachedTeacher(Teacher):
         """Forget what depends on data, taps and settings."""
         self._key: Key | None = None
         self._parts: dict[int, Part] = {}
-        self._row_of: Tensor | None = None
-        self._known: Draw | None = None
+        self._found: Lookup | None = None
         self._held = 0
 
     # What the engine tells.
@@ -158,81 +161,26 @@ class CachedTeacher(Teacher):
     ) -> Outputs:
         """Return the kept answers about a training batch; put anything else to the teacher."""
         kept = taps is None or set(taps) <= set(self._taps)
-        if require_grad or not kept or not self._is_of_cache(batch):
+        bound = self._data is not None
+        place = self._lookup().place(batch) if kept and bound and not require_grad else None
+        if place is None:
             return self.inner.ask(batch, taps=taps, require_grad=require_grad)
-        assert batch.draw is not None
-        assert batch.index is not None
-        rows = self._rows(batch.index.cpu())
-        outputs = self._part(self._number(batch.draw.view)).gather(rows, taps)
+        outputs = self._part(place.view).gather(place.rows, taps)
         device = first_tensor(batch.inputs).device
         return outputs if device.type == "cpu" else outputs.map(lambda tensor: tensor.to(device))
-
-    def _is_of_cache(self, batch: Batch) -> bool:
-        """Whether a batch is of the training samples, as the loader drew them."""
-        draw, data = batch.draw, self._data
-        if draw is None or data is None or batch.index is None or batch.teacher_inputs is not None:
-            return False
-        if batch.changed is not None and bool(batch.changed.any()):
-            return False
-        if draw is self._known:
-            return True
-        if draw.samples is not data.splits["train"].samples:
-            return False
-        if self.inputs == "views":
-            self._refuse_other_draw(draw, data)
-        self._known = draw
-        return True
-
-    def _refuse_other_draw(self, draw: Draw, data: DataBundle) -> None:
-        """Refuse batches that were not drawn as the run was foretold."""
-        visits = self._visits
-        if draw.augment != data.augment_train:
-            raise CacheError(
-                f"teachers.{self.name}: the batch was augmented by {draw.augment.spec}, the data's "
-                f"augmentation is {data.augment_train.spec}; draw batches with data.augment_train"
-            )
-        if not views_differ(data):
-            return
-        if draw.seed != visits.seed:
-            raise CacheError(
-                f"teachers.{self.name}: the batch was drawn with seed {draw.seed}, the cache is "
-                f"for seed {visits.seed}; tell it with foresee(Visits(seed={draw.seed}, ...))"
-            )
-        if visits.views is not None and draw.view >= visits.views:
-            raise CacheError(
-                f"teachers.{self.name}: the batch is of view {draw.view}, but {visits.views} views "
-                "are cycled; give batches(views=...) the same number"
-            )
-
-    def _rows(self, index: Tensor) -> Tensor:
-        """Return the rows of samples, by their base positions."""
-        assert self._data is not None
-        if self._row_of is None:
-            places = captured_rows(self._data)
-            row_of = torch.full((len(self._data.splits["train"].samples),), -1)
-            row_of[places] = torch.arange(len(places))
-            self._row_of = row_of
-        rows = self._row_of.index_select(0, index)
-        if int(rows.min()) < 0:
-            raise CacheError(
-                f"teachers.{self.name}: sample {int(index[rows < 0][0])} is not in the training "
-                "part that the cache is of"
-            )
-        return rows
 
     # Views.
 
     @property
     def num_views(self) -> int:
         """How many views the run will see."""
-        if self._data is None or self.inputs == "clean" or not views_differ(self._data):
-            return 1
-        return min(self._visits.views or 1, max(self._visits.epochs, 1))
+        return self._lookup().num_views
 
-    def _number(self, view: int) -> int:
-        """Return the view that is kept for the view of a batch."""
-        assert self._data is not None
-        return 0 if self.inputs == "clean" or not views_differ(self._data) else view
+    def _lookup(self) -> Lookup:
+        if self._found is None:
+            clean = self.inputs == "clean"
+            self._found = Lookup(self.name, self._bound(), self._visits, clean=clean)
+        return self._found
 
     def _part(self, view: int) -> Part:
         if view not in self._parts:
