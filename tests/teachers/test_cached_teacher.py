@@ -317,7 +317,7 @@ def test_what_info_says(tmp_path: Path) -> None:
         assert part in said
     folder = capture_all(cached(tmp_path / "d", codec={"name": "sampled", "rounds": 9}))
     said = "\n".join(explain(folder, read_manifest(folder)))
-    for part in ("unbiased", "variance of the gradient 0.0", "rounded", "rounds=9"):
+    for part in ("unbiased", "variance of the gradient 0.0", "keeps less", "rounds=9"):
         assert part in said
 
 

@@ -100,8 +100,8 @@ def _bits(codec: Codec, key: Mapping[str, Any], entry: Mapping[str, Any]) -> str
     with_ = ", ".join(f"{name} {value}" for name, value in entry["conditions"].items())
     exact = codec.name == "float32" and key["codec"].get("features", "float32") == "float32"
     if not exact:
-        what = "features are" if codec.name == "float32" else "this form is"
-        return f"captured with {with_}; {what} rounded: training differs from live training"
+        what = "features are rounded" if codec.name == "float32" else "this form keeps less"
+        return f"captured with {with_}; {what}: the losses are not those of the live teacher"
     if not entry["stable"]:
         return f"captured with {with_}; the order within a batch changes last bits: equal to 1e-6"
     if key["inputs"] == "clean":
