@@ -24,6 +24,15 @@ SURFACE = {
     ],
     "resume": ["--allow-code", "--help", "--quiet", "RUN"],
     "evaluate": ["--allow-code", "--help", "--json", "--split", "RUN", "KEY=VALUE"],
+    "cache": [
+        "--allow-code",
+        "--help",
+        "--info",
+        "--quiet",
+        "--verify",
+        "RECIPE",
+        "KEY=VALUE",
+    ],
     "report": ["--help", "--output", "--title", "RUN"],
     "export": [
         "--allow-code",

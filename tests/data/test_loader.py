@@ -21,6 +21,7 @@ from limbeck.data import (
     eval_batches,
     steps_per_epoch,
 )
+from limbeck.data.batch import stretched
 from limbeck.errors import DataError, RecipeError
 
 
@@ -208,3 +209,34 @@ def test_misuse_is_one_clear_line() -> None:
         epoch(view_of(1))
     with pytest.raises(DataError, match="5 train samples are too few: a step needs 8"):
         steps_per_epoch(5, 8, drop_last=True)
+
+
+def test_batches_say_how_they_were_drawn_and_forget_it_when_replaced() -> None:
+    view = View.of(TensorSamples(torch.rand(20, 3), torch.arange(20)))
+    augment = Augment([{"noise": 0.1}])
+    options = {"batch_size": 8, "seed": 3, "augment": augment, "views": 2}
+    found = [batch for step in batches(view, epoch=5, **options) for batch in step]
+    draw = found[0].draw
+    assert draw is not None
+    assert all(batch.draw is draw for batch in found)
+    assert (draw.samples, draw.augment, draw.seed, draw.view) == (view.samples, augment, 3, 1)
+    batch = found[0]
+    raw = view.at(batch.index)  # what the draw says is enough to make the inputs again
+    again = draw.augment(raw.inputs, batch.index, seed=draw.seed, view=draw.view)
+    assert torch.equal(again, batch.inputs)
+    assert batch.to("cpu").draw is draw
+    assert batch.replace(targets=None).draw is draw
+    for change in ({"inputs": batch.inputs}, {"teacher_inputs": raw}, {"index": batch.index}):
+        assert batch.replace(**change).draw is None
+    assert batch.replace(inputs=batch.inputs, draw=draw).draw is draw
+    assert next(eval_batches(view, 8, augment)).draw is None
+
+
+def test_a_stretched_batch_repeats_its_last_sample() -> None:
+    images = torch.rand(3, 2, 4, 4).to(memory_format=torch.channels_last)
+    batch = Batch({"x": images, "n": [torch.arange(3)]}, torch.arange(3), torch.arange(3))
+    longer = stretched(batch, 5)
+    assert len(longer) == 5
+    assert torch.equal(longer.inputs["x"][2:], images[2:].expand(3, -1, -1, -1))
+    assert longer.inputs["x"].is_contiguous(memory_format=torch.channels_last)
+    assert longer.inputs["n"][0].tolist() == longer.targets.tolist() == [0, 1, 2, 2, 2]

@@ -58,6 +58,10 @@ CALLS = {
     "keep_top_k": [(LOGITS.softmax(1), 2)],
     "kl_divergence": [(LOGITS, OTHERS), (LOGITS[0], OTHERS[0])],
     "kl_from_log_probs": [(LOGITS.log_softmax(1), OTHERS.log_softmax(1))],
+    "kl_sparse": [
+        (torch.randn(2, 5), torch.tensor([[0], [4]]), torch.zeros(2, 1)),
+        (torch.randn(5), torch.tensor([1]), torch.tensor([-1.0]), torch.tensor(-0.5)),
+    ],
     "kl_to_probs": [(LOGITS, OTHERS.softmax(1)), (LOGITS, OTHERS.double().softmax(1))],
     "label_distribution": [(COUNT, 4)],
     "label_smoothing_targets": [(TARGETS, 3, 0.1)],

@@ -56,6 +56,23 @@ GOOD: dict[str, dict[str, Any]] = {
         "student": "cnn",
         "method": {"name": "kd", "reduction": "elementwise"},
     },
+    "cached": {
+        "data": {"name": "digits", "augment": ["flip"]},
+        "teachers": {
+            "big": {
+                "cache": MODEL_TEACHER,
+                "codec": {"name": "topk", "k": 4, "temperature": 2},
+                "budget": "2GB",
+            },
+            "few": {"cache": {"ensemble": [MODEL_TEACHER]}, "codec": "float16", "inputs": "clean"},
+        },
+        "student": "cnn",
+        "method": [
+            {"name": "kd", "teacher": "big", "temperature": 2},
+            {"name": "kd", "teacher": "few"},
+        ],
+        "train": {"views": 2},
+    },
     "cohort": {
         "data": "digits",
         "student": {"models": ["cnn", {"model": "mlp", "widths": [16]}], "deploy": "ensemble"},

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from limbeck.cli import (
+    cache,
     demo,
     ending,
     evaluate,
@@ -61,7 +62,7 @@ def limbeck(
     """
 
 
-for _module in (run, resume, evaluate, report, export, methods, models, demo, schema):
+for _module in (run, resume, evaluate, cache, report, export, methods, models, demo, schema):
     _module.add_to(app)
 
 

@@ -75,7 +75,8 @@ def _authors(card: Card) -> str:
 def _needs(card: Card) -> Iterator[str]:
     """Say what a method needs, in a few words each."""
     if card.needs_teacher:
-        what = {"outputs": "its outputs", "features": "its features", "head": "its head"}
+        what = {"sparse": "its outputs", "outputs": "its outputs", "head": "its head"}
+        what["features"] = "its features"
         if card.students == "cohort":
             yield "several students, which teach each other"
         else:

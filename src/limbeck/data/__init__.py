@@ -1,7 +1,7 @@
 """Data: raw samples in memory, views over them, augmentation that can be replayed, splits."""
 
 from limbeck.data.augment import Augment
-from limbeck.data.batch import IGNORE, Batch, has_label
+from limbeck.data.batch import IGNORE, Batch, Draw, has_label
 from limbeck.data.bundle import DataBundle, bundle_from
 from limbeck.data.datasets import DatasetSamples, as_samples
 from limbeck.data.geometry import GeometricParameters, apply_geometric
@@ -27,6 +27,7 @@ __all__ = [
     "ConcatSamples",
     "DataBundle",
     "DatasetSamples",
+    "Draw",
     "GeometricParameters",
     "Normalize",
     "Samples",

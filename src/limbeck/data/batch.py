@@ -5,13 +5,35 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from limbeck.data.augment import Augment
+    from limbeck.data.samples import Samples
+
 IGNORE = -100
 """Class index of a sample without a label (torch's own ``ignore_index``)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """Which view of which samples the inputs of a batch are: with the index, all that is needed
+    to make the same inputs again, bit for bit.
+
+    Attributes:
+        samples: the base set that ``Batch.index`` counts in.
+        augment: what was done to raw inputs.
+        seed: the run's seed.
+        view: number of the augmented view.
+    """
+
+    samples: Samples
+    augment: Augment
+    seed: int
+    view: int
 
 
 @dataclass(frozen=True)
@@ -28,6 +50,8 @@ class Batch:
             generated), whose teacher outputs can therefore not have been cached. None: none is.
         share: this batch's share of the samples of one optimiser step, in (0, 1].
         label_share: this batch's share of that step's labelled samples, in [0, 1].
+        draw: how the training loader drew these inputs; None: they are other inputs (those of an
+            evaluation, or replaced since).
     """
 
     inputs: Any
@@ -37,6 +61,7 @@ class Batch:
     changed: Tensor | None = None
     share: float = 1.0
     label_share: float = 1.0
+    draw: Draw | None = None
 
     def __len__(self) -> int:
         return len(first_tensor(self.inputs))
@@ -47,7 +72,13 @@ class Batch:
         return None if self.targets is None else has_label(self.targets)
 
     def replace(self, **changes: Any) -> Batch:
-        """Return a copy with some fields changed."""
+        """Return a copy with some fields changed.
+
+        A batch whose inputs are replaced is no draw of the data set any more, unless ``draw`` is
+        given too: nothing that was kept about that draw is then taken for an answer.
+        """
+        if changes.keys() & {"inputs", "teacher_inputs", "index"}:
+            changes.setdefault("draw", None)
         return dataclasses.replace(self, **changes)
 
     def to(self, device: torch.device | str) -> Batch:
@@ -60,6 +91,7 @@ class Batch:
             changed=move(self.changed, device),
             share=self.share,
             label_share=self.label_share,
+            draw=self.draw,
         )
 
 
@@ -91,3 +123,30 @@ def move(value: Any, device: torch.device | str) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(move(item, device) for item in value)
     return value
+
+
+def stretched(batch: Batch, size: int) -> Batch:
+    """Return the batch with its last sample repeated until there are ``size``."""
+    missing = size - len(batch)
+
+    def stretch(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            tail = value[-1:].expand(missing, *value.shape[1:])
+            format = torch.channels_last if _is_channels_last(value) else torch.contiguous_format
+            return torch.cat([value, tail]).contiguous(memory_format=format)
+        if isinstance(value, Mapping):
+            return {key: stretch(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(stretch(item) for item in value)
+        return value
+
+    names = ("inputs", "targets", "index", "teacher_inputs", "changed")
+    return batch.replace(**{name: stretch(getattr(batch, name)) for name in names}, draw=batch.draw)
+
+
+def _is_channels_last(value: Tensor) -> bool:
+    return (
+        value.dim() == 4
+        and not value.is_contiguous()
+        and value.is_contiguous(memory_format=torch.channels_last)
+    )

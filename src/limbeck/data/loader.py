@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 
 from limbeck.data.augment import Augment
-from limbeck.data.batch import Batch
+from limbeck.data.batch import Batch, Draw
 from limbeck.data.prefetch import prefetch
 from limbeck.data.seeds import mix, permutation
 from limbeck.data.view import View
@@ -75,6 +75,7 @@ def batches(
     ]
     requests = ((order[a:b], mix(seed, number)) for slices in mine for a, b in slices)
     raw = prefetch(view.fetch, requests, getattr(view.samples, "num_workers", 0))
+    draw = Draw(view.samples, augment, seed, number)
     for step, slices in enumerate(mine, start_step):
         begin, size = step * batch_size, plan[step][0]
         known = labels[begin + size] - labels[begin]
@@ -84,7 +85,9 @@ def batches(
             inputs = augment(batch.inputs, batch.index, seed=seed, view=number)
             label_share = (labels[b] - labels[a]) / known if known else 0.0
             micro_batches.append(
-                batch.replace(inputs=inputs, share=(b - a) / size, label_share=label_share)
+                batch.replace(
+                    inputs=inputs, share=(b - a) / size, label_share=label_share, draw=draw
+                )
             )
         yield micro_batches
 

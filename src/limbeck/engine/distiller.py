@@ -259,7 +259,8 @@ class Distiller:
     def _receive(self, batch: Batch) -> Batch:
         batch = batch.to(self.world.device)
         if self.train.channels_last and isinstance(batch.inputs, Tensor) and batch.inputs.ndim == 4:
-            batch = batch.replace(inputs=batch.inputs.to(memory_format=torch.channels_last))
+            inputs = batch.inputs.to(memory_format=torch.channels_last)
+            batch = batch.replace(inputs=inputs, draw=batch.draw)
         for runtime in self.parts.module.data_runtimes():
             batch = runtime.batch(batch, self.parts.ctx)
         return batch

@@ -68,6 +68,8 @@ class Wiring:
         task_weight: weight of the one task term; None: the leftmost method's paper's.
         forward: how to run a model on a batch, where it is not ``model(inputs)``.
         compile: whether the student is compiled.
+        rows: samples in a full batch, as which teachers are asked about smaller ones; 0: as they
+            are.
     """
 
     methods: tuple[Method, ...]
@@ -79,3 +81,4 @@ class Wiring:
     task_weight: float | None = None
     forward: Callable[[nn.Module, Any], Any] | None = None
     compile: bool = False
+    rows: int = 0

@@ -22,6 +22,7 @@ from limbeck.engine.logbook import Console
 from limbeck.engine.measuring import Judge, cost_of
 from limbeck.engine.plan import Plan
 from limbeck.engine.run_folder import RunFolder
+from limbeck.engine.settings import Train
 from limbeck.engine.setup import assemble, example_batch
 from limbeck.engine.signals import Interrupted
 from limbeck.engine.threads import choose_threads
@@ -66,12 +67,15 @@ def run_plan(
         LimbeckError: what the user can mend, in one line.
         Interrupted: after Ctrl-C, with a checkpoint written.
     """
-    with (
-        _threads(plan.train.threads),
-        _deterministic(plan.train.deterministic),
-        joined_world() as world,
-    ):
+    with one_setting(plan.train), joined_world() as world:
         return _run_in(world, plan, RunFolder(folder), resume, quiet)
+
+
+@contextmanager
+def one_setting(train: Train) -> Iterator[None]:
+    """Hold torch to a run's number of threads, and to deterministic algorithms where asked."""
+    with _threads(train.threads), _deterministic(train.deterministic):
+        yield
 
 
 @contextmanager

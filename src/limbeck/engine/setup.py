@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from limbeck.models.hf import check_vocabulary
 from limbeck.models.pretrained_config import size_hint
 from limbeck.teachers.base import Teacher
 from limbeck.teachers.peers import PeersTeacher
+from limbeck.teachers.visits import Visits
 
 if TYPE_CHECKING:
     from limbeck.data import DataBundle, View
@@ -76,7 +78,8 @@ def assemble(plan: Plan, world: World) -> Assembly:
     Raises:
         LimbeckError: what does not fit, in one line, before anything is trained.
     """
-    wiring = wiring_of(plan, world.device)
+    visits = visits_of(plan, world)
+    wiring = wiring_of(plan, world.device, visits.rows)
     check_methods(wiring)
     check_trackers(plan.trackers)
     seed_everything_for_step(plan.seed, SETUP_STEP, 0)
@@ -99,6 +102,9 @@ def assemble(plan: Plan, world: World) -> Assembly:
         gather=world.gather,
     )
     ctx.generator.manual_seed(torch.initial_seed())
+    for name, teacher in plan.teachers.items():
+        teacher.name = name
+        teacher.foresee(visits)
     student, runtimes = prepare_student(student, wiring, ctx)
     average = make_average(student, plan.train.ema)  # a copy, made before there are hooks
     module, voice, weight = join_step(student, runtimes, wiring, ctx)
@@ -106,7 +112,7 @@ def assemble(plan: Plan, world: World) -> Assembly:
     return Assembly(student, module, voice, plan.teachers, ctx, stages, weight, average)
 
 
-def wiring_of(plan: Plan, device: torch.device) -> Wiring:
+def wiring_of(plan: Plan, device: torch.device, rows: int) -> Wiring:
     """Return what of a plan is wired together before the loop begins."""
     return Wiring(
         methods=plan.methods,
@@ -118,6 +124,7 @@ def wiring_of(plan: Plan, device: torch.device) -> Wiring:
         task_weight=plan.task_weight,
         forward=plan.forward,
         compile=plan.train.compile,
+        rows=rows,
     )
 
 
@@ -163,8 +170,28 @@ def join_step(
         ctx=ctx,
         task_weight=weight,
         with_graph=graph,
+        rows=wiring.rows,
     ).to(ctx.device)
     return module, voice, weight
+
+
+def visits_of(plan: Plan, world: World) -> Visits:
+    """Return how this run will look at its training samples."""
+    train = plan.train
+    slices = world.size * train.accumulate
+    return Visits(
+        seed=plan.seed,
+        views=train.views,
+        epochs=train.epochs,
+        rows=math.ceil(min(train.batch_size, len(training_view(plan))) / slices),
+        channels_last=train.channels_last,
+        compile=train.compile,
+        changing=tuple(m.name for m in plan.methods if m.card.data_modification != "none"),
+        rank=world.rank,
+        world_size=world.size,
+        barrier=world.barrier,
+        lead=world.lead,
+    )
 
 
 def make_average(student: nn.Module, decay: float | None) -> AveragedModel | None:
@@ -215,10 +242,39 @@ def _check_teacher(method: Method, wiring: Wiring) -> None:
     if not wiring.teachers:
         raise MethodError(f"method {method.name}: needs a teacher, and there is none")
     name = pick_teacher(wiring.teachers, method.teacher)
-    if not wiring.teachers[name].can_give(method.card.teacher_access):
+    teacher = wiring.teachers[name]
+    refuse_temperature(method, teacher.only_temperature, name)
+    refuse_gradients(method, teacher.gives_gradients, name)
+    if not teacher.can_give(method.card.teacher_access):
         raise MethodError(
             f"method {method.name}: asks teacher {name!r} for {method.card.teacher_access}, but "
-            f"it gives {wiring.teachers[name].access} only; use a live model as teacher"
+            f"it gives {teacher.access} only; use a live model as teacher"
+        )
+
+
+def refuse_temperature(method: Method, only: float | None, teacher: str) -> None:
+    """Refuse a method whose temperature is not the one that its teacher's cache was made at.
+
+    Args:
+        method: a method that asks the teacher.
+        only: the one temperature at which the teacher can be asked; None: any.
+        teacher: its name.
+    """
+    wanted = getattr(method, "temperature", None)
+    if only is not None and wanted is not None and wanted != only:
+        raise MethodError(
+            f"method {method.name}: temperature {wanted:g}, but the cache of teacher {teacher!r} "
+            f"keeps probabilities at temperature {only:g}; set method.temperature={only:g}, or "
+            f"the cache's codec.temperature={wanted:g}"
+        )
+
+
+def refuse_gradients(method: Method, gives: bool, teacher: str) -> None:
+    """Refuse a method that asks for gradients each step, of a teacher that was to be asked once."""
+    if method.teacher_gradients and not gives:
+        raise MethodError(
+            f"method {method.name}: asks teacher {teacher!r} for gradients, which a cache does not "
+            "keep: it would be asked in every step; use the teacher without the cache"
         )
 
 

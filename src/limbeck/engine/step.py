@@ -17,6 +17,7 @@ from limbeck.methods.context import Context
 from limbeck.taps.outputs import Outputs
 from limbeck.teachers.base import Teacher
 from limbeck.teachers.peers import PeersTeacher
+from limbeck.teachers.visits import ask_padded
 
 
 def task_loss(kind: str, logits: Tensor, targets: Tensor) -> Tensor:
@@ -55,8 +56,10 @@ class Voices:
         batch: Batch,
         student: Outputs,
         with_graph: frozenset[str],
+        rows: int,
     ) -> None:
         self._teachers = teachers
+        self._rows = rows
         self._batch = batch
         self._student = student
         self._with_graph = with_graph
@@ -88,9 +91,11 @@ class Voices:
 
     def _ask_once(self, name: str) -> Outputs:
         if name not in self._heard:
-            self._heard[name] = self._teachers[name].ask(
-                self._batch, require_grad=name in self._with_graph
-            )
+            teacher = self._teachers[name]
+            if name in self._with_graph:
+                self._heard[name] = teacher.ask(self._batch, require_grad=True)
+            else:
+                self._heard[name] = ask_padded(teacher.ask, self._batch, self._rows)
         return self._heard[name]
 
 
@@ -109,6 +114,7 @@ class StepModule(nn.Module):
         ctx: the context that seams see.
         task_weight: weight of the task term.
         with_graph: teachers whose ordinary pass keeps a graph from taps to logits.
+        rows: samples in a full batch; teachers are asked about smaller ones as about a full one.
     """
 
     def __init__(
@@ -121,6 +127,7 @@ class StepModule(nn.Module):
         ctx: Context,
         task_weight: float,
         with_graph: frozenset[str] = frozenset(),
+        rows: int = 0,
     ) -> None:
         super().__init__()
         self.student = student
@@ -132,6 +139,7 @@ class StepModule(nn.Module):
         self._ctx = ctx
         self._task_weight = task_weight
         self._with_graph = with_graph
+        self._rows = rows
         names = [runtime.method.name for runtime in self._groups[0]]
         self._twice = {name for name in names if names.count(name) > 1}
         self.face(0)
@@ -171,7 +179,7 @@ class StepModule(nn.Module):
     def forward(self, batch: Batch, stage: Stage) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the scaled loss; and for the log, detached, loss and unweighted terms a member."""
         student = self._voice(batch)
-        voices = Voices(self._teachers, batch, student, self._with_graph)
+        voices = Voices(self._teachers, batch, student, self._with_graph, self._rows)
         members = student.members if self._ctx.num_members > 1 else (student,)
         total = torch.zeros((), device=student.logits.device)
         log: dict[str, Tensor] = {}

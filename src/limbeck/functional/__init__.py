@@ -59,6 +59,7 @@ from limbeck.functional.rectification import (
     swap_with_label,
 )
 from limbeck.functional.relation import pkt, rkd_angle, rkd_distance, sp
+from limbeck.functional.sparse import kl_sparse
 from limbeck.functional.standardised import kd_standardised, normkd, standardise_logits
 from limbeck.functional.task import (
     binary_cross_entropy,
@@ -116,6 +117,7 @@ __all__ = [
     "keep_top_k",
     "kl_divergence",
     "kl_from_log_probs",
+    "kl_sparse",
     "kl_to_probs",
     "label_distribution",
     "label_smoothing_targets",

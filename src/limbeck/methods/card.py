@@ -15,7 +15,14 @@ Knowledge = Literal[
     "response", "feature", "relation", "gradient", "explanation", "parameter", "selection", "none"
 ]
 Access = Literal[
-    "none", "outputs", "features", "head", "module", "input_gradients", "parameter_gradients"
+    "none",
+    "sparse",
+    "outputs",
+    "features",
+    "head",
+    "module",
+    "input_gradients",
+    "parameter_gradients",
 ]
 TaskKind = Literal["classification", "multilabel", "regression"]
 Coupling = Literal["none", "batch", "bank"]
@@ -80,7 +87,8 @@ class Card:
         task_weight: (ours) weight of the one task term, the paper's own.
         min_classes: (ours) fewest classes for which the knowledge terms say anything.
         max_classes: (ours) most classes where the form is not linear in classes; None: no bound.
-        teacher_access: (ours) the most intrusive thing asked of the teacher.
+        teacher_access: (ours) the most intrusive thing asked of the teacher; "sparse": outputs of
+            which some classes' probabilities are enough.
         needs_index: (ours) whether samples must carry their index.
         double_backward: (ours) whether gradients of gradients are taken.
         separable: (ours) whether the loss of a batch is the mean of the losses of its samples.
@@ -129,4 +137,4 @@ class Card:
     @property
     def needs_features(self) -> bool:
         """Whether the teacher must be a module whose inside can be read."""
-        return self.teacher_access not in ("none", "outputs")
+        return self.teacher_access not in ("none", "sparse", "outputs")

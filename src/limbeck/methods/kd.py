@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from torch import Tensor
+
 from limbeck import functional
 from limbeck.data.batch import Batch
+from limbeck.errors import MethodError
 from limbeck.methods.base import Method, Terms
 from limbeck.methods.card import Card, Paper
 from limbeck.methods.context import Context
 from limbeck.methods.registry import register_method
-from limbeck.taps.outputs import Outputs
+from limbeck.taps.outputs import Outputs, SparseProbs
 
 
 @register_method("kd")
@@ -48,6 +51,7 @@ class KD(Method):
         transfer="KL divergence",
         tasks=("classification", "multilabel", "regression"),
         task_weight=0.1,
+        teacher_access="sparse",
     )
 
     def __post_init__(self) -> None:
@@ -61,6 +65,8 @@ class KD(Method):
         """Return ``{"kd": scalar}``."""
         if ctx.task == "regression":
             return {"kd": functional.kd_regression(student.logits, teacher.logits)}
+        if teacher.sparse is not None:
+            return {"kd": self._sparse(student, teacher.sparse)}
         form = functional.kd_multilabel if ctx.task == "multilabel" else functional.kd
         value = form(
             student.logits,
@@ -69,3 +75,19 @@ class KD(Method):
             reduction=self.reduction,
         )
         return {"kd": value}
+
+    def _sparse(self, student: Outputs, teacher: SparseProbs) -> Tensor:
+        """Learn from the classes that a cache kept, at the temperature at which it kept them."""
+        if teacher.temperature != self.temperature:
+            raise MethodError(
+                f"method.temperature: {self.temperature:g}, but the teacher's cache keeps "
+                f"probabilities at temperature {teacher.temperature:g}; make them the same"
+            )
+        return functional.kl_sparse(
+            student.logits,
+            teacher.ids,
+            teacher.log_probs,
+            teacher.log_tail,
+            temperature=self.temperature,
+            reduction=self.reduction,
+        )

@@ -24,6 +24,7 @@ from limbeck.recipe.plain import join_key
 from limbeck.recipe.schema import Recipe
 from limbeck.recipe.teacher_store import obtain
 from limbeck.teachers import (
+    CachedTeacher,
     CalibratedTeacher,
     EmaTeacher,
     EnsembleTeacher,
@@ -197,6 +198,20 @@ def _(spec: schema.CalibratedTeacher, making: Making) -> Teacher:
         temperature = temperature.removeprefix("auto-")
     inner = make(spec.calibrated, making.below("calibrated"))
     return CalibratedTeacher(inner, temperature=temperature, name=making.name)
+
+
+@make.register
+def _(spec: schema.CachedTeacher, making: Making) -> Teacher:
+    inner = make(spec.cache, making.below("cache"))
+    return CachedTeacher(
+        inner,
+        spec.folder,
+        codec=spec.codec,
+        inputs=spec.inputs,
+        budget=spec.budget,
+        name=making.name,
+        say=None if making.workshop.quiet else making.workshop.say,
+    )
 
 
 @make.register

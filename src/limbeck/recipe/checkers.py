@@ -15,6 +15,7 @@ from limbeck.methods.registry import all_methods
 from limbeck.recipe import arguments as open_arguments
 from limbeck.recipe.messages import expected, mistake, unknown, unknown_key
 from limbeck.recipe.plain import show
+from limbeck.teachers.cache.budget import as_bytes
 
 T = TypeVar("T")
 
@@ -24,6 +25,7 @@ TEACHER_KINDS = (
     "train",
     "ensemble",
     "calibrated",
+    "cache",
     "virtual",
     "snapshot",
     "ema",
@@ -152,6 +154,21 @@ def normalize_form(value: Any) -> Any:
 def normalize_kind(value: Any) -> str:
     """Return the tag of a form of statistics."""
     return "<data>" if isinstance(value, str) else "<statistics>"
+
+
+def codec_form(value: Any) -> Any:
+    """Read a codec: its name, or a mapping."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+def budget(value: Any) -> int | str | None:
+    """Read a size on disk: bytes, or text such as "2GB"."""
+    try:
+        as_bytes(value)
+    except LimbeckError:
+        raise expected("bytes or a size such as '2GB'", value) from None
+    size: int | str | None = value
+    return size
 
 
 def one_way_to_name_teachers(teacher: Any, teachers: Mapping[str, Any]) -> None:

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from limbeck.engine.settings import Optimizer
+from limbeck.engine.setup import refuse_gradients, refuse_temperature
 from limbeck.errors import LimbeckError, MethodError, RecipeError, TeacherError, unknown
 from limbeck.methods.base import Method
 from limbeck.methods.card import Access
 from limbeck.methods.compose import MethodSum, default_task_weight
 from limbeck.recipe.plain import join_key
 from limbeck.recipe.schema import (
+    CachedTeacher,
     CalibratedTeacher,
     EnsembleTeacher,
     Recipe,
     Teacher,
     TrainTeacher,
 )
-from limbeck.recipe.teacher_schema import OnnxTeacher, SklearnTeacher, VirtualTeacher
+from limbeck.recipe.teacher_schema import (
+    EmaTeacher,
+    OnnxTeacher,
+    SklearnTeacher,
+    SnapshotTeacher,
+    VirtualTeacher,
+)
 from limbeck.teachers.base import Teacher as LiveTeacher
+from limbeck.teachers.cache import refuse_nothing_to_save
 
 if TYPE_CHECKING:
     from limbeck.data.bundle import DataBundle
@@ -35,6 +44,8 @@ class Setting:
 
     Attributes:
         teachers: what can be asked of each teacher, by name.
+        temperatures: of those that can be asked at one temperature only.
+        cached: names of those that are caches.
         num_students: members of the cohort; 1 for one student.
         task: the task's kind; None where it is not known yet.
         num_outputs: classes or outputs; None where they are not known yet.
@@ -44,6 +55,8 @@ class Setting:
     """
 
     teachers: Mapping[str, Access] = field(default_factory=dict)
+    temperatures: Mapping[str, float] = field(default_factory=dict)
+    cached: frozenset[str] = frozenset()
     num_students: int = 1
     task: str | None = None
     num_outputs: int | None = None
@@ -66,6 +79,8 @@ def check_recipe(recipe: Recipe) -> list[str]:
         warnings += _check_nested(teacher, key, recipe)
     setting = Setting(
         teachers=accesses(recipe),
+        temperatures=only_temperatures(recipe),
+        cached=_cached(recipe),
         num_students=len(recipe.students) if recipe.is_cohort else 1,
         task=None if recipe.task.kind == "auto" else recipe.task.kind,
         task_weight=recipe.task.weight,
@@ -104,6 +119,8 @@ def check_data(recipe: Recipe, data: DataBundle) -> list[str]:
         raise RecipeError(f"task.kind: the data are for {data.task}, got {kind!r}")
     setting = Setting(
         teachers=accesses(recipe),
+        temperatures=only_temperatures(recipe),
+        cached=_cached(recipe),
         num_students=len(recipe.students) if recipe.is_cohort else 1,
         task=data.task,
         num_outputs=data.num_outputs,
@@ -112,6 +129,13 @@ def check_data(recipe: Recipe, data: DataBundle) -> list[str]:
     )
     check_methods(recipe.methods, setting)
     for name, teacher in recipe.all_teachers.items():
+        for cache in _caches(teacher):
+            refuse_nothing_to_save(name, data, cache.inputs, recipe.train.views)
+            if cache.codec.is_sparse and data.task != "classification":
+                raise TeacherError(
+                    f"teachers.{name}.codec: {cache.codec.name} keeps a distribution over "
+                    f"classes; {data.task} needs float32 or float16"
+                )
         if isinstance(teacher, VirtualTeacher) and data.task == "regression":
             raise TeacherError(f"teachers.{name}.virtual: has no rule for regression")
     return _check_labels(recipe, data)
@@ -151,6 +175,11 @@ def access_of(teacher: Teacher) -> Access:
         return "features"
     if isinstance(teacher, CalibratedTeacher):
         return access_of(teacher.calibrated)
+    if isinstance(teacher, CachedTeacher):
+        inner = access_of(teacher.cache)
+        if teacher.codec.is_sparse:
+            return "sparse"
+        return "features" if can_give(inner, "features") else inner
     if isinstance(teacher, EnsembleTeacher | VirtualTeacher | SklearnTeacher | OnnxTeacher):
         return "outputs"
     return "module"
@@ -159,9 +188,15 @@ def access_of(teacher: Teacher) -> Access:
 def _check_nested(teacher: Teacher, key: str, recipe: Recipe) -> list[str]:
     if teacher == "peers" and len(recipe.students) < 2:
         raise RecipeError(f"{key}: peers need a cohort: write student as a list of models")
+    if isinstance(teacher, CachedTeacher):
+        _check_cache(teacher, key, recipe)
+        return _check_nested(teacher.cache, f"{key}.cache", recipe)
     if isinstance(teacher, CalibratedTeacher):
+        _refuse_sparse(teacher.calibrated, f"{key}.calibrated")
         return _check_nested(teacher.calibrated, f"{key}.calibrated", recipe)
     if isinstance(teacher, EnsembleTeacher):
+        for i, one in enumerate(teacher.ensemble):
+            _refuse_sparse(one, f"{key}.ensemble.{i}")
         members = enumerate(teacher.ensemble)
         found = [_check_nested(one, f"{key}.ensemble.{i}", recipe) for i, one in members]
         return [line for lines in found for line in lines]
@@ -177,6 +212,55 @@ def _check_nested(teacher: Teacher, key: str, recipe: Recipe) -> list[str]:
         return [f"{key}.train: {line}" for line in check_recipe(inner)]
     except LimbeckError as error:
         raise type(error)(f"{key}.train.{error}") from None
+
+
+def _check_cache(teacher: CachedTeacher, key: str, recipe: Recipe) -> None:
+    if teacher.cache == "peers" or isinstance(teacher.cache, SnapshotTeacher | EmaTeacher):
+        raise TeacherError(
+            f"{key}.cache: this teacher changes during the run, so that its answers cannot be kept"
+        )
+    if isinstance(teacher.cache, CachedTeacher):
+        raise TeacherError(f"{key}.cache: a cache around a cache keeps nothing more")
+    changing = [m.name for m in recipe.methods if m.card.data_modification != "none"]
+    if teacher.inputs == "clean" and changing:
+        raise TeacherError(
+            f"{key}.inputs: method {changing[0]} changes samples, and a changed sample has no "
+            "clean view; use inputs: views"
+        )
+
+
+def _refuse_sparse(teacher: Teacher, key: str) -> None:
+    if access_of(teacher) == "sparse":
+        raise TeacherError(
+            f"{key}: a cache that keeps some classes only cannot be merged or calibrated; put the "
+            "cache around the whole"
+        )
+
+
+def _caches(teacher: Teacher) -> Iterator[CachedTeacher]:
+    """Yield the caches in a teacher, but not those in the recipe that it is trained by."""
+    if isinstance(teacher, CachedTeacher):
+        yield teacher
+    elif isinstance(teacher, CalibratedTeacher):
+        yield from _caches(teacher.calibrated)
+    elif isinstance(teacher, EnsembleTeacher):
+        for member in teacher.ensemble:
+            yield from _caches(member)
+
+
+def only_temperatures(recipe: Recipe) -> dict[str, float]:
+    """Return the temperature of each teacher whose cache keeps some classes only."""
+    return {
+        name: teacher.codec.temperature
+        for name, teacher in recipe.all_teachers.items()
+        if isinstance(teacher, CachedTeacher) and teacher.codec.is_sparse
+    }
+
+
+def _cached(recipe: Recipe) -> frozenset[str]:
+    """Return the names of the teachers that are caches, behind a temperature or not."""
+    found = (name for name, one in recipe.all_teachers.items() if any(_caches(one)))
+    return frozenset(found)
 
 
 def check_methods(methods: Sequence[Method], setting: Setting) -> list[str]:
@@ -250,6 +334,8 @@ def _check_teacher(method: Method, setting: Setting, key: str) -> None:
     name = fixed[0] if method.teacher is None else method.teacher
     if name not in teachers:
         raise TeacherError(f"{key}.teacher: " + unknown("teacher", name, teachers))
+    refuse_temperature(method, setting.temperatures.get(name), name)
+    refuse_gradients(method, name not in setting.cached, name)
     if not can_give(teachers[name], method.card.teacher_access):
         raise MethodError(
             f"{key}: {method.name} asks for {method.card.teacher_access} of teacher {name!r}, "

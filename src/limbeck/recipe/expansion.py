@@ -90,7 +90,8 @@ def _collect(teacher: Any, key: str, keys: list[str]) -> None:
         return
     if isinstance(teacher.get("train"), str | Mapping):
         keys.append(f"{key}.train")
-    _collect(teacher.get("calibrated"), f"{key}.calibrated", keys)
+    for inner in ("calibrated", "cache"):
+        _collect(teacher.get(inner), f"{key}.{inner}", keys)
     members = teacher.get("ensemble")
     for position, member in enumerate(members if isinstance(members, list) else ()):
         _collect(member, f"{key}.ensemble.{position}", keys)
@@ -119,8 +120,9 @@ def _teacher(teacher: Any, parent: Mapping[str, Any], place: _Place) -> Any:
             _teacher(member, parent, inner.below(position))
             for position, member in enumerate(teacher["ensemble"])
         ]
-    if isinstance(teacher.get("calibrated"), dict):
-        teacher["calibrated"] = _teacher(teacher["calibrated"], parent, place.below("calibrated"))
+    for key in ("calibrated", "cache"):
+        if isinstance(teacher.get(key), dict):
+            teacher[key] = _teacher(teacher[key], parent, place.below(key))
     if isinstance(teacher.get("train"), str | dict) and set(teacher) <= {"train", "overrides"}:
         teacher = {"train": _trained(teacher, parent, place.below("train"))}
     return teacher

@@ -13,7 +13,7 @@ from limbeck.methods.registry import all_methods
 from limbeck.recipe.validation import adapter
 
 _ADDRESS = "https://json-schema.org/draft/2020-12/schema"
-_BY_NAME_ALONE = ("Data", "StudentModel", "Sklearn")
+_BY_NAME_ALONE = ("Data", "StudentModel", "Sklearn", "Codec")
 """Mappings for which their name alone may stand."""
 
 
@@ -86,6 +86,9 @@ def _fill_marks(value: Any) -> Any:
         return value
     if value.get("$validator") == "method":
         return {"$ref": "#/$defs/Method"}
+    if value.get("$validator") == "budget":
+        size = [{"type": "integer", "minimum": 1}, {"type": "string"}, {"type": "null"}]
+        return {"anyOf": size, **{k: v for k, v in value.items() if k != "$validator"}}
     if value.get("$validator") == "temperature":
         number = {"type": "number", "exclusiveMinimum": 0}
         rest = {key: item for key, item in value.items() if key != "$validator"}

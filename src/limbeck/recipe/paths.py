@@ -98,11 +98,12 @@ def _teacher(teacher: Any, folder: Path) -> Any:
         found["weights"] = _weights(found.get("model"), found["weights"], folder)
     if isinstance(found.get("model"), str):
         found["model"] = _student(found["model"], folder)
-    for key in ("run", "train", "onnx"):
+    for key in ("run", "train", "onnx", "folder"):
         if isinstance(found.get(key), str):
             found[key] = absolute(found[key], folder)
     if isinstance(found.get("ensemble"), list):
         found["ensemble"] = [_teacher(member, folder) for member in found["ensemble"]]
-    if "calibrated" in found:
-        found["calibrated"] = _teacher(found["calibrated"], folder)
+    for key in ("calibrated", "cache"):
+        if key in found:
+            found[key] = _teacher(found[key], folder)
     return found

@@ -16,6 +16,8 @@ from limbeck.recipe.yaml_text import write_yaml
 
 _NOT_CONTENT = ("name", "output", "trackers", "checkpoints")
 """Keys that change nothing about what a student learns."""
+_PLACES = ("folder", "budget")
+"""Keys of a cache that say where it lies."""
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
@@ -66,7 +68,7 @@ def _plain(value: Any) -> Any:
 def _content(value: Any, *, key: str = "") -> Any:
     if isinstance(value, Mapping):
         is_recipe = "student" in value and "method" in value
-        left_out = _NOT_CONTENT if is_recipe else ()
+        left_out = _NOT_CONTENT if is_recipe else _PLACES if "cache" in value else ()
         return {k: _content(v, key=k) for k, v in value.items() if k not in left_out}
     if isinstance(value, list | tuple):
         return [_content(item) for item in value]

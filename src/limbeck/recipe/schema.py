@@ -32,6 +32,7 @@ from limbeck.recipe.teacher_schema import (
     SnapshotTeacher,
     VirtualTeacher,
 )
+from limbeck.teachers.cache import Codec
 
 FORMAT = 1
 """Version of the recipe format that this Limbeck reads and writes."""
@@ -141,12 +142,34 @@ class CalibratedTeacher:
     temperature: Annotated[float | str, PlainValidator(checkers.temperature)] = "auto-nll"
 
 
+@dataclass(frozen=True, kw_only=True)
+class CachedTeacher:
+    """A teacher that is asked once about each view of a training sample; its answers are kept.
+
+    Args:
+        cache: the teacher.
+        codec: in what form answers are kept: a name, or :class:`limbeck.teachers.cache.Codec`.
+        inputs: "views": about the augmented views that ``train.views`` cycles; "clean": once,
+            about the sample as evaluation shows it.
+        folder: of the cache; None: found by content in ``$LIMBECK_HOME/caches``, or
+            ``runs/caches``.
+        budget: most bytes of the cache, a number or "2GB"; None: what the disk has.
+    """
+
+    cache: TeacherField
+    codec: Annotated[Codec, BeforeValidator(checkers.codec_form)] = field(default_factory=Codec)
+    inputs: Literal["views", "clean"] = "views"
+    folder: str | None = None
+    budget: Annotated[int | str | None, PlainValidator(checkers.budget)] = None
+
+
 Teacher = (
     ModelTeacher
     | RunTeacher
     | TrainTeacher
     | EnsembleTeacher
     | CalibratedTeacher
+    | CachedTeacher
     | VirtualTeacher
     | SnapshotTeacher
     | EmaTeacher
@@ -163,6 +186,7 @@ TeacherField = Annotated[
     | Annotated[TrainTeacher, Tag("<train>")]
     | Annotated[EnsembleTeacher, Tag("<ensemble>")]
     | Annotated[CalibratedTeacher, Tag("<calibrated>")]
+    | Annotated[CachedTeacher, Tag("<cache>")]
     | Annotated[VirtualTeacher, Tag("<virtual>")]
     | Annotated[SnapshotTeacher, Tag("<snapshot>")]
     | Annotated[EmaTeacher, Tag("<ema>")]

@@ -159,6 +159,7 @@ _SOURCES: dict[str, Callable[[Any], str]] = {
     "run": lambda v: f"the student of {v}",
     "ensemble": lambda v: "ensemble of " + join_words([_teacher_source(one) for one in v]),
     "calibrated": lambda v: f"{_teacher_source(v)}, calibrated",
+    "cache": lambda v: f"{_teacher_source(v)}, cached",
     "virtual": lambda v: f"virtual ({named(v)})",
     "snapshot": lambda v: f"an earlier self ({named(v)})",
     "sklearn": lambda v: f"scikit-learn {v.get('estimator', '') if isinstance(v, Mapping) else v}",

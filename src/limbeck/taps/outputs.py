@@ -11,20 +11,45 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class SparseProbs:
+    """A distribution over classes of which only some are kept (``functional.kl_sparse``).
+
+    Attributes:
+        ids: int64 ``[batch, kept]``: the classes kept.
+        log_probs: ``[batch, kept]``: their log-probabilities; -inf in a place that is not used.
+        log_tail: ``[batch]``: log of the mass of all others; None: none (a random sample).
+        temperature: the temperature at which the probabilities were taken.
+    """
+
+    ids: Tensor
+    log_probs: Tensor
+    log_tail: Tensor | None
+    temperature: float
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> SparseProbs:
+        """Return the same with ``function`` applied to every tensor."""
+        tail = None if self.log_tail is None else function(self.log_tail)
+        return SparseProbs(function(self.ids), function(self.log_probs), tail, self.temperature)
+
+
+@dataclass(frozen=True)
 class Outputs:
     """What a model, or a teacher, says about a batch.
 
     Attributes:
-        logits: ``[batch, classes]`` (or ``[batch, outputs]`` for regression).
+        logits: ``[batch, classes]`` (or ``[batch, outputs]`` for regression); without columns
+            where ``sparse`` speaks instead.
         features: tapped tensors by tap name, in the order asked for.
         attentions: attention maps by tap name, where the model gives them.
         members: the single voices behind a cohort or an ensemble; empty for one model.
+        sparse: some classes' probabilities, where a cache kept no more; None: ``logits`` hold all.
     """
 
     logits: Tensor
     features: Mapping[str, Tensor] = field(default_factory=dict)
     attentions: Mapping[str, Tensor] = field(default_factory=dict)
     members: tuple[Outputs, ...] = ()
+    sparse: SparseProbs | None = None
 
     def detach(self) -> Outputs:
         """Return the same outputs cut from the graph."""
@@ -37,6 +62,7 @@ class Outputs:
             {name: function(value) for name, value in self.features.items()},
             {name: function(value) for name, value in self.attentions.items()},
             tuple(member.map(function) for member in self.members),
+            None if self.sparse is None else self.sparse.map(function),
         )
 
 

@@ -2,6 +2,7 @@
 
 from limbeck.teachers.base import Teacher
 from limbeck.teachers.black_box import BlackBoxTeacher
+from limbeck.teachers.cache import CachedTeacher
 from limbeck.teachers.calibrated import CalibratedTeacher
 from limbeck.teachers.choose import as_teacher, as_teachers
 from limbeck.teachers.ema import EmaTeacher
@@ -12,9 +13,11 @@ from limbeck.teachers.peers import PeersTeacher
 from limbeck.teachers.sklearn_fit import fit_sklearn
 from limbeck.teachers.snapshot import SnapshotTeacher
 from limbeck.teachers.virtual import VirtualTeacher
+from limbeck.teachers.visits import Visits
 
 __all__ = [
     "BlackBoxTeacher",
+    "CachedTeacher",
     "CalibratedTeacher",
     "EmaTeacher",
     "EnsembleTeacher",
@@ -24,6 +27,7 @@ __all__ = [
     "SnapshotTeacher",
     "Teacher",
     "VirtualTeacher",
+    "Visits",
     "as_teacher",
     "as_teachers",
     "fit_sklearn",

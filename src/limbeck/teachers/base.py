@@ -15,26 +15,34 @@ from limbeck.taps.outputs import Outputs
 
 if TYPE_CHECKING:
     from limbeck.data import DataBundle
+    from limbeck.teachers.visits import Visits
 
-_LADDER: tuple[Access, ...] = ("none", "outputs", "features", "head", "module")
+_LADDER: tuple[Access, ...] = ("none", "sparse", "outputs", "features", "head", "module")
 
 
 class Teacher:
     """Base of all teachers. A subclass writes ``ask`` and ``fingerprint``.
 
-    The engine calls, in this order: ``bind`` (data and device), ``meet`` (the fresh student),
-    ``set_taps``; then loads a checkpoint into ``state`` where it resumes; then ``ask`` each step,
-    ``step_end`` and ``epoch_end``; and ``close``, always.
+    The engine calls, in this order: ``foresee`` (the run's settings), ``bind`` (data and device),
+    ``meet`` (the fresh student), ``set_taps``; then loads a checkpoint into ``state`` where it
+    resumes; then ``ask`` each step, ``step_end`` and ``epoch_end``; and ``close``, always.
 
     Attributes:
         name: what methods call it.
         access: the most that can be asked of it: "outputs" of a black box, "module" of a live one.
         changes: whether it changes during the run; then ``state`` goes into checkpoints.
+        only_temperature: the one temperature at which it can be asked; None: any.
+        gives_gradients: False of a cache, which could only put such a question to its teacher.
     """
 
     name: str = "teacher"
     access: Access = "outputs"
     changes: bool = False
+    only_temperature: float | None = None
+    gives_gradients: bool = True
+
+    def foresee(self, visits: Visits) -> None:
+        """Learn how the run will look at its training samples, once, before ``bind``."""
 
     def bind(self, data: DataBundle | None, device: torch.device) -> None:
         """Meet the data and the device, once, before the first step."""

@@ -19,6 +19,7 @@ from limbeck.teachers.digest import digest_of_parts
 
 if TYPE_CHECKING:
     from limbeck.data.bundle import DataBundle
+    from limbeck.teachers.visits import Visits
 
 _log = logging.getLogger("limbeck.teachers")
 _BATCH_SIZE = 256
@@ -60,11 +61,21 @@ class CalibratedTeacher(Teacher):
                 f"teachers.{self.name}.temperature: expected 'nll', 'ace' or a number above 0, "
                 f"got {temperature!r}"
             )
+        if teacher.access == "sparse":
+            raise TeacherError(
+                f"teachers.{self.name}: a cache that keeps some classes only cannot be calibrated; "
+                "put the cache around the calibrated teacher"
+            )
         self.inner = teacher
         self.temperature = temperature
         self.fitted = None if isinstance(temperature, str) else float(temperature)
         self.access = teacher.access
         self.changes = teacher.changes
+        self.gives_gradients = teacher.gives_gradients
+
+    def foresee(self, visits: Visits) -> None:
+        """Tell the inner teacher."""
+        self.inner.foresee(visits)
 
     def bind(self, data: DataBundle | None, device: torch.device) -> None:
         """Bind the inner teacher and fit T."""

@@ -18,6 +18,7 @@ from limbeck.teachers.digest import digest_of_parts
 
 if TYPE_CHECKING:
     from limbeck.data.bundle import DataBundle
+    from limbeck.teachers.visits import Visits
 
 MERGES = ("logits", "probabilities")
 
@@ -68,10 +69,20 @@ class EnsembleTeacher(Teacher):
             raise TeacherError(f"teachers.{name}: an ensemble needs at least one teacher")
         if any(isinstance(member, PeersTeacher) for member in self.members):
             raise TeacherError(f"teachers.{name}: peers cannot be a member of an ensemble")
+        if any(member.access == "sparse" for member in self.members):
+            raise TeacherError(
+                f"teachers.{name}: a member whose cache keeps some classes only cannot be merged; "
+                "put the cache around the ensemble"
+            )
         self.merge = merge
         self.weights = _shares(name, weights, len(self.members))
         self.changes = any(member.changes for member in self.members)
         self._task = "classification"
+
+    def foresee(self, visits: Visits) -> None:
+        """Tell every member."""
+        for member in self.members:
+            member.foresee(visits)
 
     def bind(self, data: DataBundle | None, device: torch.device) -> None:
         """Bind every member; the task decides how probabilities are merged."""

@@ -100,7 +100,7 @@ def _check_module(module: nn.Module | None, weights: Mapping[str, Tensor]) -> No
 
 
 def _check_features(teacher: Teacher, batch: Batch, taps: Sequence[str]) -> None:
-    if teacher.access in ("none", "outputs"):
+    if teacher.access in ("none", "sparse", "outputs"):
         try:
             teacher.ask(batch, taps=("anything",))
         except TeacherError:
@@ -142,6 +142,7 @@ def _first(batch: Batch) -> Batch:
         index=_head(batch.index),
         teacher_inputs=_head(batch.teacher_inputs),
         changed=_head(batch.changed),
+        draw=batch.draw,
     )
 
 

@@ -1,0 +1,91 @@
+"""Budget: what a capture may take of the disk, settled before anything is written."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from limbeck.errors import CacheError
+from limbeck.teachers.cache.codec import Codec
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_SLACK = 1.02  # headers of shards, and the manifest
+
+
+def as_bytes(value: int | str | None) -> int | None:
+    """Read a size: bytes, or "500 MB", "2GB", "1.5 GiB"; None: no bound.
+
+    >>> as_bytes("1.5 kB"), as_bytes("2GiB")
+    (1500, 2147483648)
+
+    Raises:
+        CacheError: anything else, or nothing above 0.
+    """
+    if value is None:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    text = value if isinstance(value, str) else ""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    unit = _UNITS.get(found.group(2).lower()) if found else None
+    if found is None or unit is None or float(found.group(1)) <= 0:
+        raise CacheError(f"budget: expected bytes or a size such as '2GB', got {value!r}")
+    return int(float(found.group(1)) * unit)
+
+
+def shown(size: float) -> str:
+    """Return a size for people, in three digits.
+
+    >>> shown(999), shown(20_480_000)
+    ('999 B', '20.5 MB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def refuse_too_much(
+    folder: Path,
+    row_bytes: int,
+    rows: int,
+    views: int,
+    there: int,
+    budget: int | None,
+    codec: Codec,
+) -> None:
+    """Raise CacheError where a capture would not fit the budget, or the disk.
+
+    Args:
+        folder: of the cache.
+        row_bytes: most bytes of a sample.
+        rows: samples of a view.
+        views: views still to be captured.
+        there: bytes that the cache has already.
+        budget: most bytes of the cache; None: no bound.
+        codec: in what form.
+    """
+    more = int(row_bytes * rows * views * _SLACK)
+    what = f"{views} x {rows:,} samples of {shown(row_bytes)} as {codec.describe()}"
+    if budget is not None and there + more > budget:
+        taken = f" beside the {shown(there)} there" if there else ""
+        raise CacheError(
+            f"cache {folder}: needs {shown(more)}{taken} ({what}), the budget is {shown(budget)}; "
+            f"{_ways_out(codec)}, or raise the budget"
+        )
+    exists = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(exists).free
+    if more > free:
+        raise CacheError(
+            f"cache {folder}: needs {shown(more)} ({what}), the disk has {shown(free)} free; "
+            f"{_ways_out(codec)}, or another folder"
+        )
+
+
+def _ways_out(codec: Codec) -> str:
+    smaller = {"float32": "codec float16, topk or sampled", "float16": "codec topk or sampled"}
+    sparse = "a smaller k" if codec.name == "topk" else "fewer rounds"
+    return f"choose {smaller.get(codec.name, sparse)}, or fewer views"

@@ -1,0 +1,75 @@
+"""Drawing: the training samples again, as the loader draws them or without augmentation."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck.data.batch import Batch
+from limbeck.data.bundle import DataBundle
+from limbeck.data.prefetch import prefetch
+from limbeck.data.seeds import mix
+from limbeck.teachers.visits import Visits
+
+
+def captured_rows(data: DataBundle) -> Tensor:
+    """Return the base positions of the training samples, each once, rising: the rows of a view."""
+    rows: Tensor = torch.unique(data.splits["train"].indices)
+    return rows
+
+
+def drawn(
+    data: DataBundle, visits: Visits, chunks: list[Tensor], view: int | None
+) -> Iterator[Batch]:
+    """Yield batches of training samples.
+
+    Args:
+        data: the data.
+        visits: seed and memory format of the run.
+        chunks: base positions of each batch.
+        view: number of the augmented view; None: as evaluation shows the samples.
+    """
+    train, seed = data.splits["train"], visits.seed
+    fetch_seed = 0 if view is None else mix(seed, view)
+    workers = getattr(train.samples, "num_workers", 0)
+    for raw in prefetch(train.at, ((chunk, fetch_seed) for chunk in chunks), workers):
+        if view is None:
+            inputs = data.augment_eval(raw.inputs, raw.index)
+        else:
+            inputs = data.augment_train(raw.inputs, raw.index, seed=seed, view=view)
+        if visits.channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
+            inputs = inputs.to(memory_format=torch.channels_last)
+        yield raw.replace(inputs=inputs)
+
+
+def in_reverse(batch: Batch) -> Batch:
+    """Return the batch with its samples in reverse order."""
+
+    def turned(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.flip(0)
+        if isinstance(value, Mapping):
+            return {key: turned(item) for key, item in value.items()}
+        return type(value)(map(turned, value)) if isinstance(value, list | tuple) else value
+
+    names = ("inputs", "targets", "index")
+    return batch.replace(**{name: turned(getattr(batch, name)) for name in names})
+
+
+def conditions(visits: Visits, device: torch.device) -> dict[str, Any]:
+    """Return what must be the same for the same question to get the same bits."""
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    if device.type == "cpu":
+        kind += f" {torch.backends.cpu.get_cpu_capability()}"
+    return {
+        "batch": visits.rows,
+        "threads": torch.get_num_threads(),
+        "device": f"{device.type} ({kind})",
+        "channels_last": visits.channels_last,
+        "compiled": visits.compile,
+        "torch": torch.__version__,
+    }
