@@ -104,7 +104,7 @@ def test_run_with_resume_starts_or_goes_on(limbeck: Any, tmp_path: Path) -> None
         (["resume", "nowhere"], "error: nowhere: there is no such run folder"),
         (["evaluate", "."], "error: .: not a run folder"),
         (["evaluate", "nowhere", "--split", "tset"], "error: split: unknown split 'tset'"),
-        (["methods", "dk"], "error: unknown method 'dk': did you mean 'kd'?"),
+        (["methods", "fitnt"], "error: unknown method 'fitnt': did you mean 'fitnet'?"),
         (["models", "vg8"], "error: unknown model 'vg8': did you mean 'vgg8'?"),
         (["models", "vgg8", "bn"], "error: 'bn': expected key=value, for example num_classes=10"),
         (["models", "vgg", "depht=8"], "argument of model 'vgg': 'depht': did you mean 'depth'?"),

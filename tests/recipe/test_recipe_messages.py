@@ -59,7 +59,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"student": {"model": "cnn", "channels": [1, "a"]}}, "student.channels.1: expected a whole"),
     ({"student": ["cnn", "resnet8x"]}, "student.1.model: unknown model 'resnet8x'"),
     ({"student": {"models": ["cnn"], "deploy": "bset"}}, "student.deploy: unknown choice 'bset'"),
-    ({"method": "dk"}, "method.name: unknown method 'dk': did you mean 'kd'?"),
+    ({"method": "fitnt"}, "method.name: unknown method 'fitnt': did you mean 'fitnet'?"),
     ({"method": {"nam": "kd"}}, "method.nam: unknown key 'nam': did you mean 'name'?"),
     ({"method": {"temperature": 2}}, "method.name: missing"),
     ({"method": {"name": "kd", "temprature": 2}}, "method.temprature: unknown key 'temprature'"),

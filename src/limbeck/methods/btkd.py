@@ -88,7 +88,8 @@ class BTKD(Method):
         card = chosen[0].card
         self.require(
             len(chosen) == 1
-            and card.teacher_access in ("sparse", "outputs")
+            and card.needs_teacher
+            and not card.needs_features
             and card.students == "one"
             and card.separable
             and not card.replaces_task,

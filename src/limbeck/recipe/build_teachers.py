@@ -158,7 +158,7 @@ def _check_head(spec: teacher_schema.ModelTeacher, module: nn.Module, making: Ma
     what = f"the weights of {spec.model} are for {had:,} classes, the data have"
     line = f"{what} {making.data.num_outputs:,}: its head is new and has learned nothing"
     asking = [m for m in making.recipe.methods if m.teacher in (None, making.name)]
-    if any(m.card.needs_teacher and m.card.teacher_access == "outputs" for m in asking):
+    if any(m.card.needs_teacher and not m.card.needs_features for m in asking):
         raise TeacherError(
             f"{making.key}: {line}; give weights: of a network trained on these classes, or use a "
             "method that learns from features"
