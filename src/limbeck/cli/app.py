@@ -8,7 +8,18 @@ from typing import Annotated
 
 import typer
 
-from limbeck.cli import demo, ending, evaluate, methods, models, report, resume, run, schema
+from limbeck.cli import (
+    demo,
+    ending,
+    evaluate,
+    methods,
+    models,
+    report,
+    resume,
+    run,
+    schema,
+    study,
+)
 
 app = typer.Typer(
     name="limbeck",
@@ -47,10 +58,11 @@ def limbeck(
     limbeck methods kd          [dim]paper, equation, defaults, needs[/dim]
     limbeck models wrn16_2      [dim]parameters, FLOPs, where its features are[/dim]
     limbeck report runs/*       [dim]one page over several runs[/dim]
+    limbeck study study.yaml    [dim]arms and seeds; intervals, verdicts[/dim]
     """
 
 
-for _module in (run, resume, evaluate, report, methods, models, demo, schema):
+for _module in (run, resume, evaluate, report, study, methods, models, demo, schema):
     _module.add_to(app)
 
 
