@@ -75,7 +75,8 @@ def study(
     if results is None:
         return
     from limbeck.errors import DataError
-    from limbeck.reports.study import study_tables, write_study
+    from limbeck.reports.study import write_study
+    from limbeck.reports.study_tables import arms_table, claims_table
 
     if not results.has_runs:
         raise DataError(f"{results.folder}: no run that counts is finished, so nothing to report")
@@ -84,8 +85,9 @@ def study(
         from rich.console import Console
 
         console = Console(highlight=False)
-        for table in study_tables(results)[:2]:
-            console.print(table.to_rich(console.width))
+        if results.judged:
+            console.print(claims_table(results, in_words=False).to_rich(console.width))
+        console.print(arms_table(results).to_rich(console.width))
         tell(f"page: {page}")
 
 

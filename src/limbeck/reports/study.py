@@ -47,7 +47,7 @@ def write_study(results: StudyResults, folder: Path | str | None = None) -> Path
     write_text(folder / "table.tex", "\n".join(table.to_latex() for table in tables))
     write_text(folder / "table.csv", arms_table(results).to_csv())
     if results.judged:
-        write_text(folder / "claims.csv", claims_table(results).to_csv())
+        write_text(folder / "claims.csv", claims_table(results, in_words=False).to_csv())
     plots = study_plots(results)
     for plot in plots:
         write_text(folder / "plots" / f"{_file_name(plot)}.svg", standalone(plot.svg))

@@ -15,8 +15,13 @@ _BESIDE = ("nll", "ece", "agreement")
 """Metrics that stand in the arms' table beside the study's own, where they were measured."""
 
 
-def claims_table(results: StudyResults) -> Table:
-    """Return one row for every comparison: difference, interval, Holm's p, verdict."""
+def claims_table(results: StudyResults, *, in_words: bool = True) -> Table:
+    """Return one row for every comparison: difference, interval, Holm's p, verdict.
+
+    Args:
+        results: the study.
+        in_words: whether a claim is what it says; else its name, which is shorter.
+    """
     columns = (
         Column("claim", "Claim", numeric=False),
         Column("arm", "Arm", numeric=False),
@@ -28,7 +33,7 @@ def claims_table(results: StudyResults) -> Table:
         Column("p_holm", "p (Holm)", rank=1),
         Column("verdict", "Verdict", numeric=False),
     )
-    rows = tuple(_claim_row(one) for one in results.judged)
+    rows = tuple(_claim_row(one, in_words) for one in results.judged)
     return Table(columns, rows, "Claims: mean difference ± half of the 95 % t-interval", NOTES)
 
 
@@ -41,14 +46,14 @@ NOTES = (
 )
 
 
-def _claim_row(one: Judged) -> Row:
+def _claim_row(one: Judged, in_words: bool) -> Row:
     metric, difference = metric_of(one.claim.metric), one.comparison.difference
     half = difference.half_width
     margin = -one.claim.smallest_effect if one.claim.direction == "not worse" else None
     effect = one.claim.smallest_effect if margin is None else margin
     return Row(
         (
-            Cell(one.claim.says),
+            Cell(one.claim.says if in_words else one.claim_name),
             Cell(one.arm),
             Cell(one.baseline),
             Cell(metric.label),

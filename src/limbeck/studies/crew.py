@@ -53,11 +53,9 @@ class Crew:
 
     def __exit__(self, *_: object) -> None:
         for member in self._members:
-            assert member.process.stdin is not None
             if member.job:
                 member.process.kill()
-            else:
-                member.process.stdin.close()
+            _close(member)
         for member in self._members:
             member.process.wait()
 
@@ -94,6 +92,7 @@ class Crew:
                 member.job = ""
             return answer
         self._members.remove(member)
+        _close(member)
         job, member.job = member.job, ""
         return Answer("failed", job, _death(member), "".join(member.last_words)) if job else None
 
@@ -145,6 +144,13 @@ class Crew:
             member.last_words.append(line)
             del member.last_words[:-40]
         member.process.stderr.close()
+
+
+def _close(member: _Member) -> None:
+    """End a worker's input, which ends the worker."""
+    assert member.process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it is gone already, with something unsaid to it
+        member.process.stdin.close()
 
 
 def _death(member: _Member) -> str:
