@@ -1,5 +1,6 @@
 """A study's mistakes are one line each, before anything runs; scales replace what they name."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,11 @@ def test_the_schema_knows_what_the_study_knows() -> None:
     assert schema["required"] == ["recipe", "arms"]
     assert schema["additionalProperties"] is False
     assert {"type": "string"} in schema["properties"]["claims"]["anyOf"]
+
+
+def test_the_study_of_the_docs_is_valid() -> None:
+    page = Path(__file__).parents[2] / "docs" / "studies.md"
+    block = re.search(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert block is not None
+    study = yaml.safe_load(block[1])
+    assert load_study(study, "quick").study.seeds == (0, 1, 2)
