@@ -191,6 +191,16 @@ def test_a_claim_changed_after_the_first_run_gets_no_verdict(folder: StudyFolder
     assert study_results(plan, folder).judged[0].verdict == "holds"
 
 
+def test_the_claims_of_all_scales_are_written_down_by_the_first(folder: StudyFolder) -> None:
+    quick = plan_study(load_study(tiny(), "quick"))
+    assert quick.study.compare == ()
+    folder.write_down_claims(quick.loaded.whole)
+    pretend(folder, quick.arms[0].trials[0].run(7), {"accuracy": 0.5})
+    whole = plan_study(load_study(tiny()))
+    folder.write_down_claims(whole.loaded.whole)
+    assert study_results(whole, folder).judged[0].beforehand
+
+
 def test_claims_may_change_before_the_first_run(folder: StudyFolder) -> None:
     folder.write_down_claims(_plan().study)
     changed = _plan(claims={"kd-helps": {"says": "KD helps.", "smallest_effect": 0.001}})

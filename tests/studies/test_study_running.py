@@ -13,9 +13,9 @@ import pytest
 import yaml
 from tiny_study import TINY, tiny
 
-from limbeck.errors import RecipeError
+from limbeck.errors import DataError, RecipeError
 from limbeck.studies import load_study, run_study
-from limbeck.studies.crew import Crew
+from limbeck.studies.crew import Answer, Crew
 from limbeck.studies.folder import StudyFolder
 from limbeck.studies.planning import plan_study
 
@@ -172,6 +172,21 @@ def test_jobs_must_be_positive() -> None:
         run_study(TINY, jobs=0)
 
 
+def test_missing_data_stop_the_study_and_leave_nothing(tmp_path: Path) -> None:
+    study = tiny(recipe__data={"name": "mnist", "root": str(tmp_path / "nowhere")})
+    with pytest.raises(DataError, match=r"^plain, trial lr=0\.\d+, seed 7: data 'mnist': "):
+        run_study(study, output=tmp_path / "out", jobs=1, quiet=True)
+    assert not (tmp_path / "out" / "failed").exists()
+
+
+def test_a_worker_that_is_stopped_by_others_hands_its_job_back() -> None:
+    with Crew(1) as crew:
+        crew.give(_stalling_job())
+        crew._members[0].process.send_signal(signal.SIGTERM)
+        assert _next(crew) == Answer("stopped", "x")
+        assert crew.busy == 0
+
+
 def test_a_worker_that_dies_fails_its_run_alone() -> None:
     with Crew(1) as crew:
         crew.give(_stalling_job())
@@ -197,7 +212,11 @@ def _next(crew: Crew) -> Any:
 
 # Stopping and being killed.
 
-LONG = tiny(recipe__train={"epochs": 400, "batch_size": 50}, seeds=[0, 1])
+LONG = tiny(
+    recipe__train={"epochs": 80, "batch_size": 50},
+    arms__plain__grid=...,
+    arms__kd__trials=[{}],
+)
 
 
 def _start(tmp_path: Path) -> "subprocess.Popen[str]":

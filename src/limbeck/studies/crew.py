@@ -21,12 +21,21 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a worker said: ``done``, ``failed``, ``stopped`` or ``note``, of which job."""
+    """What a worker said: ``done``, ``failed``, ``stopped`` or ``note``, of which job.
+
+    Attributes:
+        event: the first word of all.
+        id: the job's.
+        text: why it failed, or the note.
+        details: a traceback, where the fault is ours.
+        kind: name of the error's class.
+    """
 
     event: str
     id: str
     text: str = ""
     details: str = ""
+    kind: str = ""
 
 
 @dataclass
@@ -52,9 +61,9 @@ class Crew:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self.busy:
+            self.stop()
         for member in self._members:
-            if member.job:
-                member.process.kill()
             _close(member)
         for member in self._members:
             member.process.wait()
@@ -88,13 +97,17 @@ class Crew:
         except queue.Empty:
             return None
         if answer is not None:
-            if answer.event != "note":
+            if answer.event in ("done", "failed"):
                 member.job = ""
-            return answer
+            return answer if answer.event != "stopped" else None  # it ends: that is told below
         self._members.remove(member)
         _close(member)
         job, member.job = member.job, ""
-        return Answer("failed", job, _death(member), "".join(member.last_words)) if job else None
+        if not job:
+            return None
+        if member.process.returncode in (0, -signal.SIGTERM):
+            return Answer("stopped", job)
+        return Answer("failed", job, _death(member), "".join(member.last_words))
 
     def stop(self) -> None:
         """Let every worker finish its step, write a checkpoint and leave."""
@@ -131,7 +144,8 @@ class Crew:
         for line in member.process.stdout:
             said = json.loads(line)
             text = said.get("reason") or said.get("text", "")
-            answer = Answer(said["event"], said["id"], text, said.get("details", ""))
+            details, kind = said.get("details", ""), said.get("kind", "")
+            answer = Answer(said["event"], said["id"], text, details, kind)
             self._answers.put((member, answer))
         member.process.stdout.close()
         member.process.wait()

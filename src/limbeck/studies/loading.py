@@ -28,6 +28,7 @@ class LoadedStudy:
 
     Attributes:
         study: as it is run: the scale applied.
+        whole: as it is written: its claims are those that are written down beforehand.
         folder: where its relative paths start from.
         source: its file; None where it came from Python.
         scale: name of the scale; None: the study as written.
@@ -36,6 +37,7 @@ class LoadedStudy:
     """
 
     study: Study
+    whole: Study
     folder: Path
     source: Path | None = None
     scale: str | None = None
@@ -93,7 +95,7 @@ def load_study(
             document["claims"] = read_document(Path(absolute(claims, start)))[0]
         study = validate_as(_adapter(), Study, document, lines)
         _check(study)
-        loaded = LoadedStudy(study, start.resolve(), path)
+        loaded = LoadedStudy(study, study, start.resolve(), path)
         loaded = loaded if scale is None else _scaled(loaded, scale)
         _check_trials(loaded.study)
     return loaded

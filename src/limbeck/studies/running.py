@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from limbeck.errors import RecipeError
+from limbeck.errors import DataError, RecipeError
 from limbeck.files import check_place, write_json
 from limbeck.recipe.overrides import Overrides
 from limbeck.recipe.telling import tell
@@ -81,7 +81,7 @@ def run_study(
     say = _nobody if quiet else say
     plan = plan_study(load_study(source, scale), overrides)
     folder = StudyFolder(Path("runs") / plan.study.name if output is None else Path(output))
-    workers = min(jobs or os.cpu_count() or 1, plan.most_runs)
+    workers = min(jobs or _cores(), plan.most_runs)
     if dry_run:
         for line in describe_work(plan, folder, workers, every_run=True):
             say(line)
@@ -89,7 +89,7 @@ def run_study(
     if not report_only:
         check_place(folder.path)
         with folder.alone():
-            folder.write_down_claims(plan.study)
+            folder.write_down_claims(plan.loaded.whole)
             for line in describe_work(plan, folder, workers):
                 say(line)
             progress = progress_for(quiet, say)
@@ -119,6 +119,7 @@ class _Runner:
         self.seen: dict[str, tuple[str, PlannedRun]] = {}
         self.open_arms: list[PlannedArm] = list(plan.arms)
         self.began: dict[str, float] = {}
+        self.any_done = False
 
     def run(self) -> None:
         """Run all that is not finished."""
@@ -167,12 +168,21 @@ class _Runner:
             return
         seconds = time.monotonic() - self.began[run.digest]
         if answer.event == "done":
+            self.any_done = True
             self.progress.finish(run.digest, label, seconds, self._validation(run))
+        elif answer.event == "stopped":  # by someone else; it has a checkpoint
+            self.progress.note(f"{label}: its process was stopped; it goes on in another")
+            self.waiting.append((label, run))
         else:
-            reason = answer.text or "it was stopped from outside"
-            place = self.folder.keep_apart(run, reason, answer.details)
-            self.progress.fail(run.digest, label, f"{reason} (kept apart in {place})")
+            self._failed(answer, label, run)
         self._open_next()
+
+    def _failed(self, answer: Answer, label: str, run: PlannedRun) -> None:
+        missing_data = answer.kind == DataError.__name__ and not self.folder.place(run).exists()
+        if missing_data and not self.any_done:  # all runs would fail of it, one after another
+            raise DataError(f"{label}: {answer.text}")
+        place = self.folder.keep_apart(run, answer.text, answer.details)
+        self.progress.fail(run.digest, label, f"{answer.text} (kept apart in {place})")
 
     def _validation(self, run: PlannedRun) -> str:
         metric = self.plan.study.tuning.metric
@@ -239,6 +249,13 @@ def _no_second_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _nobody(line: str) -> None:

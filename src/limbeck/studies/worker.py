@@ -44,7 +44,8 @@ class Worker:
             self.answer(job, "stopped")
             raise
         except LimbeckError as error:
-            self.answer(job, "failed", reason=" ".join(str(error).split()))
+            reason = " ".join(str(error).split())
+            self.answer(job, "failed", reason=reason, kind=type(error).__name__)
         except Exception as error:  # any fault of one run must leave the others alone
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             self.answer(job, "failed", reason=reason, details=traceback.format_exc())
@@ -65,6 +66,7 @@ class Worker:
         from limbeck.recipe.teacher_store import is_trained
 
         folder = Path(job["folder"])
+        sys.argv = ["limbeck", "run", str(folder / "recipe.yaml")]  # what would repeat the run
         waiting = "waiting for another process that works on it"
         with held(Path(job["lock"]), lambda: self.answer(job, "note", text=waiting)):
             if is_trained(folder):
