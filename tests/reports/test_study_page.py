@@ -42,11 +42,10 @@ def test_the_claims_table_tells_difference_interval_and_verdict(results: StudyRe
     texts = [cell.text for cell in row.cells]
     # by hand: differences 2.0, 2.5, 2.2; mean 2.2333; t(0.975, 2) = 4.3027; sd 0.25166
     assert texts[0] == "KD helps."
-    assert texts[1:3] == ["kd", "plain"]
-    assert texts[5] == "+2.2 ± 0.6"
-    assert texts[6] == "+1.0"
-    assert texts[7] == "0.004"  # t = 15.37 at 2 degrees of freedom: p = 0.0042
-    assert texts[8] == "holds"
+    assert texts[1:4] == ["holds", "kd", "plain"]
+    assert texts[6] == "+2.2 ± 0.6"
+    assert texts[7] == "+1.0"
+    assert texts[8] == "0.004"  # t = 15.37 at 2 degrees of freedom: p = 0.0042
     (short,) = claims_table(results, in_words=False).rows
     assert short.cells[0].text == "kd-helps"
 
@@ -54,7 +53,7 @@ def test_the_claims_table_tells_difference_interval_and_verdict(results: StudyRe
 def test_the_margin_of_not_worse_has_its_sign(tmp_path: Path) -> None:
     claim = {"says": "x", "smallest_effect": 0.01, "direction": "not worse"}
     results = _results(StudyFolder(tmp_path), claims={"kd-helps": claim})
-    assert claims_table(results).rows[0].cells[6].text == "\u22121.0"
+    assert claims_table(results).rows[0].cells[7].text == "\u22121.0"
 
 
 def test_the_arms_table_says_what_was_chosen(results: StudyResults) -> None:
@@ -80,6 +79,22 @@ def test_what_is_missing_or_failed_is_told(tmp_path: Path) -> None:
     page = render_study(results)
     assert "loss &lt;became&gt; NaN" in page
     assert "<became>" not in page
+
+
+def test_a_study_of_two_metrics_names_them(tmp_path: Path) -> None:
+    claims = {
+        "a": {"says": "A.", "smallest_effect": 0.01},
+        "b": {"says": "B.", "smallest_effect": 0.01, "metric": "nll"},
+    }
+    compare = [{"claim": name, "arm": "kd", "baseline": "plain"} for name in claims]
+    results = _results(StudyFolder(tmp_path), claims=claims, compare=compare)
+    assert results.judged[1].verdict == "none: no seed of both is finished"  # nll was not measured
+    assert ">Metric</th>" in render_study(results)
+    assert study_headline(results) == "Of 2 claims, 1 holds, 1 without a verdict."
+
+
+def test_one_metric_needs_no_column(results: StudyResults) -> None:
+    assert ">Metric</th>" not in render_study(results)
 
 
 def test_headlines_count_verdicts(results: StudyResults, tmp_path: Path) -> None:

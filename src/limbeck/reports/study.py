@@ -79,7 +79,7 @@ def render_study(results: StudyResults, plots: list[Plot] | None = None) -> str:
         title=study.description or study.name,
         headline=unbroken(study_headline(results)),
         facts=study_facts(results),
-        claims=claims_table(results) if results.judged else None,
+        claims=_claims(results),
         sources=_sources(results),
         table=arms.narrowed(2),
         full_table=arms if arms.narrowed(2).columns != arms.columns else None,
@@ -92,6 +92,12 @@ def render_study(results: StudyResults, plots: list[Plot] | None = None) -> str:
         environments=environments(evidence.records),
         recipes=recipes(evidence) if evidence.records else [],
     )
+
+
+def _claims(results: StudyResults) -> Table | None:
+    """Return the table of claims; without a column for the metric where there is but one."""
+    metrics = {one.claim.metric for one in results.judged}
+    return claims_table(results).narrowed(9 if len(metrics) > 1 else 4) if metrics else None
 
 
 def study_facts(results: StudyResults) -> list[tuple[str, str]]:

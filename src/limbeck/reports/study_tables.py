@@ -24,14 +24,14 @@ def claims_table(results: StudyResults, *, in_words: bool = True) -> Table:
     """
     columns = (
         Column("claim", "Claim", numeric=False),
-        Column("arm", "Arm", numeric=False),
-        Column("baseline", "Compared with", numeric=False),
-        Column("metric", "Metric", numeric=False, rank=3),
-        Column("seeds", "Seeds", rank=2),
-        Column("difference", "Difference"),
-        Column("smallest_effect", "Matters from"),
-        Column("p_holm", "p (Holm)", rank=1),
         Column("verdict", "Verdict", numeric=False),
+        Column("arm", "Arm", numeric=False, rank=3),
+        Column("baseline", "Compared with", numeric=False, rank=3),
+        Column("metric", "Metric", numeric=False, rank=5),
+        Column("seeds", "Seeds", rank=4),
+        Column("difference", "Difference"),
+        Column("smallest_effect", "Matters from", rank=2),
+        Column("p_holm", "p (Holm)", rank=1),
     )
     rows = tuple(_claim_row(one, in_words) for one in results.judged)
     return Table(columns, rows, "Claims: mean difference ± half of the 95 % t-interval", NOTES)
@@ -54,6 +54,7 @@ def _claim_row(one: Judged, in_words: bool) -> Row:
     return Row(
         (
             Cell(one.claim.says if in_words else one.claim_name),
+            Cell(one.verdict),
             Cell(one.arm),
             Cell(one.baseline),
             Cell(metric.label),
@@ -65,7 +66,6 @@ def _claim_row(one: Judged, in_words: bool) -> Row:
             ),
             Cell(_effect(metric, effect), effect),
             Cell(show_p(one.comparison.p_holm), _finite(one.comparison.p_holm)),
-            Cell(one.verdict),
         )
     )
 

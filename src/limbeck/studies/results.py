@@ -103,6 +103,8 @@ class Judged:
         """The verdict; none on a claim that was written down after runs had begun."""
         if not self.beforehand:
             return "none: written down after the runs"
+        if not self.comparison.seeds:
+            return "none: no seed of both is finished"
         return self.comparison.verdict or ""
 
 
