@@ -2,7 +2,9 @@
 before the results that are published beside it."""
 
 import json
+import os
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -91,10 +93,20 @@ def test_the_wheel_carries_the_recipes(tmp_path: Path) -> None:
     (built,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
     with zipfile.ZipFile(built) as wheel:
         names = set(wheel.namelist())
+        wheel.extractall(tmp_path / "installed")
     for file in STUDIES.values():
         inside = f"limbeck/_recipes/{file.parent.name}"
         assert {f"{inside}/study.yaml", f"{inside}/claims.yaml"} <= names
     assert "limbeck/reports/templates/study.html.j2" in names
+    code = "from limbeck.studies.papers import paper_study; print(paper_study('19'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert Path(done.stdout.strip()).is_relative_to(tmp_path / "installed")
 
 
 def test_no_result_is_left_uncommitted_by_the_ignore_rules() -> None:
