@@ -110,7 +110,8 @@ def study_facts(results: StudyResults) -> list[tuple[str, str]]:
         ("Seeds", ", ".join(map(str, study.seeds))),
         (
             "Trials",
-            f"{trials} for every arm on seeds {', '.join(map(str, study.tuning.seeds))}, chosen by "
+            f"{trials} for every arm on seed{'s' * (len(study.tuning.seeds) > 1)} "
+            f"{', '.join(map(str, study.tuning.seeds))}, chosen by "
             f"mean validation {label}"
             if results.plan.is_tuned
             else "none: every arm runs as written",
