@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -105,3 +105,31 @@ def digest(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def held(lock: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold a file's lock while the block runs; it goes with the process, however that ends.
+
+    Args:
+        lock: the file; made, with its folder, where it does not exist, and left behind.
+        waiting: called once where another process holds it; may raise to give up instead.
+
+    Raises:
+        StorageError: the file cannot be made.
+    """
+    with storage_errors(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        opened = lock.open("w")
+    with opened:
+        try:
+            import fcntl
+        except ImportError:  # Windows has no such lock; what it guards then ends in an error
+            yield
+            return
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield

@@ -51,7 +51,32 @@ SURFACE = {
     "methods": ["--help", "NAME"],
     "models": ["--allow-code", "--help", "--json", "NAME", "KEY=VALUE"],
     "demo": ["--help", "--output", "--quiet", "--seeds"],
-    "schema": ["--help"],
+    "schema": ["--help", "KIND"],
+    "study": [
+        "--allow-code",
+        "--dry-run",
+        "--help",
+        "--jobs",
+        "--output",
+        "--quiet",
+        "--report-only",
+        "--retry-failed",
+        "--scale",
+        "STUDY",
+        "KEY=VALUE",
+    ],
+    "reproduce": [
+        "--dry-run",
+        "--help",
+        "--jobs",
+        "--output",
+        "--quiet",
+        "--report-only",
+        "--retry-failed",
+        "--scale",
+        "NN",
+        "KEY=VALUE",
+    ],
 }
 
 

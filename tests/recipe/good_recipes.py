@@ -1,5 +1,6 @@
 """Recipes that are right, one for each way of writing things; tests damage them."""
 
+from pathlib import Path
 from typing import Any
 
 MODEL_TEACHER = {"model": "cnn", "weights": "random", "channels": [8, 16]}
@@ -94,3 +95,10 @@ GOOD: dict[str, dict[str, Any]] = {
         "output": "runs/here",
     },
 }
+
+SHIPPED = sorted(
+    path
+    for path in (Path(__file__).parents[2] / "recipes").rglob("*.yaml")
+    if path.name not in ("study.yaml", "claims.yaml")
+)
+"""The recipes that come with Limbeck; studies have tests of their own."""

@@ -2,11 +2,10 @@
 
 import copy
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
-from good_recipes import GOOD
+from good_recipes import GOOD, SHIPPED
 
 from limbeck.methods import all_methods
 from limbeck.recipe import json_schema, load_recipe, resolved
@@ -73,9 +72,8 @@ def test_it_takes_good_recipes_as_written_and_as_resolved(name: str) -> None:
 
 
 def test_it_takes_the_recipes_that_come_with_limbeck() -> None:
-    paths = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
-    assert paths
-    for path in paths:
+    assert SHIPPED
+    for path in SHIPPED:
         assert _fits(parse_yaml(path.read_text(), str(path)), SCHEMA), path
 
 

@@ -1,15 +1,18 @@
 """Loading recipes: files, mappings, paths, teachers' recipes, and what is wrong with a file."""
 
+import copy
 import dataclasses
 from pathlib import Path
 
 import pytest
-from good_recipes import GOOD
+from good_recipes import GOOD, SHIPPED
 
 from limbeck.engine.settings import Optimizer, Train
 from limbeck.errors import RecipeError
 from limbeck.methods import make_method
 from limbeck.recipe import Recipe, check_recipe, load_recipe, recipe_yaml, resolved
+from limbeck.recipe.expansion import Changes, expand
+from limbeck.recipe.overrides import read_overrides
 from limbeck.recipe.schema import StudentCohort, StudentModel, TrainTeacher
 from limbeck.recipe.yaml_text import parse_yaml, write_yaml
 
@@ -219,7 +222,17 @@ def test_recipes_are_frozen_and_comparable() -> None:
 
 
 def test_the_recipes_that_come_with_limbeck_load() -> None:
-    paths = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
-    assert len(paths) >= 3
-    for path in paths:
+    assert len(SHIPPED) >= 3
+    for path in SHIPPED:
         check_recipe(load_recipe(path))
+
+
+def test_overrides_change_nothing_but_what_comes_of_them() -> None:
+    recipe = {**GOOD["kd"], "train": {"epochs": 3}}
+    before, overrides = copy.deepcopy(recipe), {"train": {"epochs": 4}, "train.batch_size": 5}
+    load_recipe(recipe, overrides)
+    assert recipe == before
+    assert overrides["train"] == {"epochs": 4}
+    expand(recipe, Path(), (), [Changes(tuple(read_overrides(overrides)), Path())])
+    assert recipe == before
+    assert overrides["train"] == {"epochs": 4}

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from good_recipes import SHIPPED
 
 from limbeck.methods import all_methods
 from limbeck.recipe import build_plan, load_recipe
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
 
-
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_it_builds(path: Path, tmp_path: Path) -> None:
     recipe = load_recipe(path)
     own = recipe.data.arguments.get("path")
@@ -23,5 +22,5 @@ def test_it_builds(path: Path, tmp_path: Path) -> None:
 
 
 def test_every_method_has_a_recipe() -> None:
-    named = {method.name for path in RECIPES for method in load_recipe(path).methods}
+    named = {method.name for path in SHIPPED for method in load_recipe(path).methods}
     assert named == set(all_methods())

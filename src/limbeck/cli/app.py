@@ -20,6 +20,7 @@ from limbeck.cli import (
     resume,
     run,
     schema,
+    study,
 )
 
 app = typer.Typer(
@@ -59,10 +60,23 @@ def limbeck(
     limbeck methods kd          [dim]paper, equation, defaults, needs[/dim]
     limbeck models wrn16_2      [dim]parameters, FLOPs, where its features are[/dim]
     limbeck report runs/*       [dim]one page over several runs[/dim]
+    limbeck study study.yaml    [dim]arms and seeds; intervals, verdicts[/dim]
     """
 
 
-for _module in (run, resume, evaluate, cache, report, export, methods, models, demo, schema):
+for _module in (
+    run,
+    resume,
+    evaluate,
+    cache,
+    report,
+    study,
+    export,
+    methods,
+    models,
+    demo,
+    schema,
+):
     _module.add_to(app)
 
 

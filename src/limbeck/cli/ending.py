@@ -112,7 +112,10 @@ def _interrupted(stop: KeyboardInterrupt) -> int:
     run = getattr(stop, "run", None)
     if not _speaks():
         return INTERRUPTED
-    if run is None:
+    if getattr(stop, "folder", None) is not None:  # a study, which goes on by its own command
+        again = shlex.join(["limbeck", *sys.argv[1:]])
+        _say(f"interrupted; finished runs are kept; go on with: {again}")
+    elif run is None:
         _say("interrupted")
     elif Path(run).parent.name == "teachers":  # its student's recipe goes on with it
         _say("interrupted; the teacher's checkpoint is kept: the same command goes on with it")

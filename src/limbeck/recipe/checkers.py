@@ -49,6 +49,11 @@ def at_least(bound: float, key: str, value: float | None) -> None:
     _require(value is None or value >= bound, key, value, f"a number of at least {bound}")
 
 
+def above(bound: float, key: str, value: float) -> None:
+    """Refuse a number of ``bound`` or less."""
+    _require(value > bound, key, value, f"a number above {bound}")
+
+
 def below(bound: float, key: str, value: float) -> None:
     """Refuse a number of ``bound`` or more."""
     _require(value < bound, key, value, f"a number below {bound}")

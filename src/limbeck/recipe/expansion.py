@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,11 +57,12 @@ def expand(
         chain: the recipe files that led here, to find circles.
         changes: overrides, later ones last; those for a teacher's recipe are handed down to it.
     """
-    found = resolve_paths(document, folder)
+    found = resolve_paths(copy.deepcopy(dict(document)), folder)
     for group in changes:
         inner = _recipes_in(found)
         for change in group.outside(inner).overrides:
-            apply_override(found, change)
+            # a copy: a later change may reach into this one's value
+            apply_override(found, dataclasses.replace(change, value=copy.deepcopy(change.value)))
         found = resolve_paths(found, group.folder)
     place = _Place("", folder, chain, tuple(changes))
     if "teacher" in found:

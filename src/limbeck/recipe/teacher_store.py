@@ -7,14 +7,15 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from limbeck.data.bundle import DataBundle
 from limbeck.engine.distributed import joined_world
 from limbeck.engine.run_folder import RunFolder
-from limbeck.errors import LimbeckError, StorageError
+from limbeck.errors import LimbeckError
+from limbeck.files import held
 from limbeck.recipe.resolved import recipe_digest, resolved
 from limbeck.recipe.schema import Recipe
 
@@ -101,23 +102,8 @@ def _locked(folder: Path, workshop: Workshop) -> Iterator[None]:
     if int(os.environ.get("RANK", "0")) != 0:
         yield  # ranks of one job move together: the first holds the lock for all
         return
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        opened = folder.with_suffix(".lock").open("w")
-    except OSError as error:
-        raise StorageError(f"{folder.parent}: cannot be written ({error.strerror})") from error
-    with opened:
-        _lock(opened, folder, workshop)
+    with held(
+        folder.with_suffix(".lock"),
+        lambda: workshop.say(f"waiting for another process that trains {folder}"),
+    ):
         yield
-
-
-def _lock(opened: TextIO, folder: Path, workshop: Workshop) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows has no such lock; two trainings at once then end in an error
-        return
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        workshop.say(f"waiting for another process that trains {folder}")
-        fcntl.flock(opened, fcntl.LOCK_EX)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from limbeck.errors import RecipeError
 from limbeck.recipe.messages import mistakes_in, summarise
 from limbeck.recipe.schema import Recipe
+
+T = TypeVar("T")
 
 
 @cache
@@ -34,11 +36,31 @@ def validate(plain: Mapping[str, Any], lines: Mapping[str, int] | None = None) -
     Raises:
         RecipeError: one line: the first mistake, and the keys of the others.
     """
+    return validate_as(adapter(), Recipe, plain, lines)
+
+
+def validate_as(
+    adapter: TypeAdapter[T],
+    root: type[T],
+    plain: Mapping[str, Any],
+    lines: Mapping[str, int] | None = None,
+) -> T:
+    """Return the ``root`` that plain data describe; see :func:`validate`.
+
+    Args:
+        adapter: the validator of ``root``.
+        root: a dataclass, for the names of known keys.
+        plain: what YAML or Python said.
+        lines: the line of each dotted key in its file.
+
+    Raises:
+        RecipeError: one line: the first mistake, and the keys of the others.
+    """
     try:
         # JSON mode: strict about numbers and text, yet mappings may stand for dataclasses.
-        return adapter().validate_json(json.dumps(plain), strict=True)
+        return adapter.validate_json(json.dumps(plain), strict=True)
     except ValidationError as error:
-        found = mistakes_in(error, Recipe)
+        found = mistakes_in(error, root)
     raise RecipeError(summarise(found) + _where(found[0][0], lines or {}))
 
 

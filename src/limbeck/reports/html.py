@@ -60,21 +60,11 @@ def write_report(
 
 def render(evidence: Evidence, title: str | None = None) -> str:
     """Return the page as text."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("limbeck.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style = files("limbeck.reports").joinpath("templates/style.css").read_text(encoding="utf-8")
     answers = answer_sections(evidence)
     table = evidence_table(evidence)
-    return environment.get_template("report.html.j2").render(
+    return fill(
+        "report.html.j2",
         title=title or default_title(evidence),
-        style=style,
         headline=unbroken(headline(evidence)),
         cautions=cautions(evidence),
         facts=facts(evidence),
@@ -85,10 +75,25 @@ def render(evidence: Evidence, title: str | None = None) -> str:
         answers=answers,
         cards=method_cards(evidence),
         runs=[_run_line(record) for record in evidence.records],
-        environments=_environments(evidence.records),
-        recipes=_recipes(evidence),
+        environments=environments(evidence.records),
+        recipes=recipes(evidence),
         sections=_sections(answers),
     )
+
+
+def fill(template: str, **values: Any) -> str:
+    """Return a page: one of the templates with the style sheet and ``values``."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("limbeck.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = files("limbeck.reports").joinpath("templates/style.css").read_text(encoding="utf-8")
+    return environment.get_template(template).render(style=style, **values)
 
 
 def unbroken(text: str) -> str:
@@ -151,7 +156,7 @@ def command_of(record: RunRecord) -> str:
     return f"limbeck run {shlex.quote(str(record.path / 'recipe.yaml'))}"
 
 
-def _environments(records: Sequence[RunRecord]) -> list[tuple[str, str]]:
+def environments(records: Sequence[RunRecord]) -> list[tuple[str, str]]:
     """Return (name, value) of the environment; values that differ between runs are all named."""
     found: dict[str, dict[str, None]] = {}
     for record in records:
@@ -161,7 +166,7 @@ def _environments(records: Sequence[RunRecord]) -> list[tuple[str, str]]:
     return [(key.replace("_", " "), "; ".join(values)) for key, values in found.items()]
 
 
-def _recipes(evidence: Evidence) -> list[tuple[str, str]]:
+def recipes(evidence: Evidence) -> list[tuple[str, str]]:
     """Return (arm, resolved recipe as YAML) for each arm."""
     return [(arm.label, _yaml(arm.example.recipe)) for arm in evidence.arms]
 

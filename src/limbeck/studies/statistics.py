@@ -16,6 +16,8 @@ from typing import Any, Literal, Protocol, TypeVar
 _MOST_IN_A_LABEL = 3
 
 Verdict = Literal["holds", "does not hold", "cannot be told"]
+Direction = Literal["better", "not worse"]
+"""What is claimed of an arm: better than the baseline, or worse by less than what matters."""
 
 
 @dataclass(frozen=True)
@@ -99,19 +101,21 @@ def estimate(values: Iterable[float], confidence: float = 0.95) -> Estimate:
     return Estimate(mean, deviation, num, mean - half, mean + half, confidence)
 
 
-def paired_p_value(difference: Estimate) -> float:
-    """Return the two-sided p-value of Student's paired t-test for a mean difference of zero.
+def paired_p_value(difference: Estimate, against: float = 0.0) -> float:
+    """Return the two-sided p-value of Student's paired t-test for a mean difference.
 
     Args:
         difference: estimate of the paired differences.
+        against: the mean difference that is tested; default 0.
     """
     from scipy.stats import t
 
     if difference.num < 2:
         return math.nan
+    distance = difference.mean - against
     if difference.deviation == 0:
-        return 1.0 if difference.mean == 0 else 0.0
-    statistic = difference.mean / (difference.deviation / math.sqrt(difference.num))
+        return 1.0 if distance == 0 else 0.0
+    statistic = distance / (difference.deviation / math.sqrt(difference.num))
     return float(2 * t.sf(abs(statistic), difference.num - 1))
 
 
@@ -138,20 +142,31 @@ def verdict(
     *,
     p_value: float | None = None,
     higher_is_better: bool = True,
+    direction: Direction = "better",
 ) -> Verdict:
-    """Return the verdict on "the arm is better by an amount that matters".
+    """Return the verdict on "the arm is better by an amount that matters", or "is not worse".
+
+    Of "better":
 
     - ``does not hold``: the interval excludes every improvement as large as ``smallest_effect``.
     - ``holds``: the interval lies above zero, (Holm's) ``p_value`` agrees, and an improvement as
       large as ``smallest_effect`` is within it or below it.
     - ``cannot be told``: otherwise; so always where the interval holds both 0 and the effect.
 
+    Of "not worse", where a loss as large as ``smallest_effect`` is the margin:
+
+    - ``does not hold``: the whole interval is a larger loss than the margin.
+    - ``holds``: the whole interval is better than that loss, and (Holm's) ``p_value`` agrees.
+    - ``cannot be told``: the margin is within the interval.
+
     Args:
         difference: estimate of (arm - baseline).
         smallest_effect: smallest improvement that matters, > 0, in the metric's unit, written down
             before the runs.
-        p_value: Holm's p-value of the difference; None: the interval alone decides.
+        p_value: Holm's p-value of the difference (for "not worse": of its distance from the
+            margin); None: the interval alone decides.
         higher_is_better: False for losses and errors, where an improvement is a negative number.
+        direction: what is claimed.
 
     Raises:
         ValueError: ``smallest_effect`` is not a positive number.
@@ -163,10 +178,11 @@ def verdict(
     low, high = difference.low, difference.high
     if not higher_is_better:
         low, high = -high, -low
-    if high < smallest_effect:
+    below, above = (smallest_effect, 0.0) if direction == "better" else (-smallest_effect,) * 2
+    if high < below:
         return "does not hold"
     significant = p_value is None or p_value < 1 - difference.confidence
-    return "holds" if low > 0 and significant else "cannot be told"
+    return "holds" if low > above and significant else "cannot be told"
 
 
 def compare(
@@ -194,24 +210,79 @@ def compare(
     """
     if baseline not in values:
         raise ValueError(f"baseline is {baseline!r}: expected one of {', '.join(sorted(values))}")
-    others = [arm for arm in values if arm != baseline]
-    seeds = {arm: common_seeds(values[arm], values[baseline]) for arm in others}
-    differences = {
-        arm: estimate((values[arm][s] - values[baseline][s] for s in seeds[arm]), confidence)
-        for arm in others
-    }
-    p_values = [paired_p_value(differences[arm]) for arm in others]
-    result = {}
-    for arm, p, p_holm in zip(others, p_values, holm(p_values), strict=True):
+    pairs = [
+        Pair(
+            values[arm],
+            values[baseline],
+            smallest_effect=smallest_effect,
+            higher_is_better=higher_is_better,
+        )
+        for arm in values
+        if arm != baseline
+    ]
+    others = (arm for arm in values if arm != baseline)
+    return dict(zip(others, compare_pairs(pairs, confidence), strict=True))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two arms that are to be compared.
+
+    Attributes:
+        arm: seed -> value of one metric.
+        baseline: seed -> value of the same metric.
+        smallest_effect: see :func:`verdict`; None: no verdict.
+        higher_is_better: see :func:`verdict`.
+        direction: see :func:`verdict`.
+    """
+
+    arm: Mapping[int, float]
+    baseline: Mapping[int, float]
+    smallest_effect: float | None = None
+    higher_is_better: bool = True
+    direction: Direction = "better"
+
+    @property
+    def null(self) -> float:
+        """The mean difference that the claim must tell apart from: 0, or the margin."""
+        if self.direction == "better" or self.smallest_effect is None:
+            return 0.0
+        return -self.smallest_effect if self.higher_is_better else self.smallest_effect
+
+
+def compare_pairs(pairs: Sequence[Pair], confidence: float = 0.95) -> list[Comparison]:
+    """Compare arms pair by pair, paired by seed, Holm-corrected over all pairs.
+
+    Args:
+        pairs: all that one study compares, or none.
+        confidence: coverage of the intervals; default 0.95.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    seeds = [common_seeds(pair.arm, pair.baseline) for pair in pairs]
+    differences = [
+        estimate((pair.arm[s] - pair.baseline[s] for s in shared), confidence)
+        for pair, shared in zip(pairs, seeds, strict=True)
+    ]
+    p_values = [
+        paired_p_value(difference, pair.null)
+        for pair, difference in zip(pairs, differences, strict=True)
+    ]
+    result = []
+    for pair, shared, difference, p, p_holm in zip(
+        pairs, seeds, differences, p_values, holm(p_values), strict=True
+    ):
         decision = None
-        if smallest_effect is not None:
+        if pair.smallest_effect is not None:
             decision = verdict(
-                differences[arm],
-                smallest_effect,
+                difference,
+                pair.smallest_effect,
                 p_value=p_holm,
-                higher_is_better=higher_is_better,
+                higher_is_better=pair.higher_is_better,
+                direction=pair.direction,
             )
-        result[arm] = Comparison(differences[arm], seeds[arm], p, p_holm, decision)
+        result.append(Comparison(difference, shared, p, p_holm, decision))
     return result
 
 

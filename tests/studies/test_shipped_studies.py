@@ -1,0 +1,120 @@
+"""The studies of papers that come with Limbeck: every recipe in them is valid, every claim stood
+before the results that are published beside it."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from limbeck.errors import RecipeError
+from limbeck.methods import all_methods
+from limbeck.studies import load_study, papers
+from limbeck.studies.folder import claim_record
+from limbeck.studies.papers import paper_studies, paper_study
+from limbeck.studies.planning import plan_study
+
+ROOT = Path(__file__).parents[2]
+STUDIES = paper_studies()
+
+
+@pytest.mark.parametrize("scale", [None, "quick", "small"])
+@pytest.mark.parametrize("number", STUDIES)
+def test_every_recipe_of_a_study_is_valid(number: str, scale: str | None) -> None:
+    plan = plan_study(load_study(STUDIES[number], scale))
+    assert len(plan.study.seeds) >= 3
+    assert plan.is_tuned
+    assert not set(plan.study.seeds) & set(plan.study.tuning.seeds)
+
+
+@pytest.mark.parametrize("number", STUDIES)
+def test_a_study_has_the_four_reference_arms(number: str) -> None:
+    plan = plan_study(load_study(STUDIES[number], "quick"))
+    references = [arm for arm in plan.arms if arm.arm.reference]
+    methods = [arm.trials[0].recipe.methods[0].name for arm in references]
+    assert {"plain", "label_smoothing", "kd"} <= set(methods) <= set(all_methods())
+    epochs = [arm.trials[0].recipe.train.epochs for arm in references]
+    assert max(epochs) > min(epochs), "no arm with the steps of the dearest"
+    assert plan.study.compare
+
+
+@pytest.mark.parametrize("number", STUDIES)
+def test_published_results_are_those_of_the_study_as_it_stands(number: str) -> None:
+    file = STUDIES[number].with_name("results.json")
+    if not file.exists():
+        pytest.skip(f"study {number} has no published results yet")
+    results = json.loads(file.read_text())
+    plan = plan_study(load_study(STUDIES[number], results["scale"]))
+    assert results["seeds"] == list(plan.study.seeds)
+    assert [arm["arm"] for arm in results["arms"]] == [arm.name for arm in plan.arms]
+    for arm, published in zip(plan.arms, results["arms"], strict=True):
+        assert published["chosen"] in [dict(trial.changes) for trial in arm.trials]
+    records = [claim_record(plan.study, i) for i in range(len(plan.study.compare))]
+    told = [(one["claim"], one["smallest_effect"]) for one in results["comparisons"]]
+    assert told == [(record["claim"], record["smallest_effect"]) for record in records]
+    assert file.stat().st_size < 100_000
+
+
+@pytest.mark.parametrize("name", ["19", "19-yuan"])
+def test_a_paper_is_found_by_number_and_by_folder(name: str) -> None:
+    assert paper_study(name) == STUDIES["19"]
+
+
+@pytest.mark.parametrize("name", ["99", "19-yaun", "x", ""])
+def test_a_paper_without_a_study_names_those_with_one(name: str) -> None:
+    with pytest.raises(RecipeError, match=r"unknown paper .*choices: .*19-yuan"):
+        paper_study(name)
+
+
+def test_without_recipes_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(papers, "_INSTALLED", tmp_path / "no")
+    monkeypatch.setattr(papers, "_CHECKOUT", tmp_path / "none")
+    with pytest.raises(RecipeError, match="recipes of the papers are not installed"):
+        paper_study("19")
+
+
+def test_an_installed_package_finds_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = tmp_path / "07-x" / "study.yaml"
+    study.parent.mkdir()
+    study.touch()
+    monkeypatch.setattr(papers, "_INSTALLED", tmp_path)
+    assert paper_study("7") == study
+
+
+def test_the_wheel_carries_the_recipes(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling", reason="the build backend is not installed")
+    from hatchling.builders.wheel import WheelBuilder
+
+    (built,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+    with zipfile.ZipFile(built) as wheel:
+        names = set(wheel.namelist())
+        wheel.extractall(tmp_path / "installed")
+    for file in STUDIES.values():
+        inside = f"limbeck/_recipes/{file.parent.name}"
+        assert {f"{inside}/study.yaml", f"{inside}/claims.yaml"} <= names
+    assert "limbeck/reports/templates/study.html.j2" in names
+    code = "from limbeck.studies.papers import paper_study; print(paper_study('19'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert Path(done.stdout.strip()).is_relative_to(tmp_path / "installed")
+
+
+def test_no_result_is_left_uncommitted_by_the_ignore_rules() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    for file in STUDIES.values():
+        names = [str(file.with_name(name)) for name in ("results.json", "table.md")]
+        done = subprocess.run(
+            ["git", "check-ignore", *names], cwd=ROOT, capture_output=True, check=False
+        )
+        assert done.returncode == 1
