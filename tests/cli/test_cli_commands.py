@@ -104,7 +104,7 @@ def test_run_with_resume_starts_or_goes_on(limbeck: Any, tmp_path: Path) -> None
         (["resume", "nowhere"], "error: nowhere: there is no such run folder"),
         (["evaluate", "."], "error: .: not a run folder"),
         (["evaluate", "nowhere", "--split", "tset"], "error: split: unknown split 'tset'"),
-        (["methods", "dk"], "error: unknown method 'dk': did you mean 'kd'?"),
+        (["methods", "dk"], "error: unknown method 'dk': did you mean 'dkd'?"),
         (["models", "vg8"], "error: unknown model 'vg8': did you mean 'vgg8'?"),
         (["models", "vgg8", "bn"], "error: 'bn': expected key=value, for example num_classes=10"),
         (["models", "vgg", "depht=8"], "argument of model 'vgg': 'depht': did you mean 'depth'?"),
@@ -192,6 +192,25 @@ def test_an_interrupted_teacher(limbeck: Any, monkeypatch: pytest.MonkeyPatch) -
     said = limbeck("run", "tiny.yaml")
     assert said.code == 130
     assert "the same command goes on with it" in said.err
+
+
+def test_what_was_allowed_is_in_the_line_that_goes_on(
+    limbeck: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import limbeck.recipe.running as running
+    from limbeck.engine.signals import Interrupted
+
+    def stopped(*args: Any, **kwargs: Any) -> None:
+        raise Interrupted("runs/one")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "run_recipe", stopped)
+        said = limbeck("run", "tiny.yaml", "--allow-code")
+    assert said.err == "interrupted; go on with: limbeck resume runs/one --allow-code\n"
+    Path("runs/one").mkdir(parents=True)
+    Path("runs/one/recipe.yaml").touch()
+    said = limbeck("run", "tiny.yaml", "--allow-code", "--output", "runs/one")
+    assert (said.code, "(limbeck resume runs/one --allow-code)" in said.err) == (2, True)
 
 
 def test_the_catalogue_names_every_method(limbeck: Any) -> None:

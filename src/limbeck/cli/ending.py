@@ -33,7 +33,8 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         except (typer.Exit, typer.Abort):
             raise
         except KeyboardInterrupt as stop:
-            raise typer.Exit(_interrupted(stop)) from None
+            again = " --allow-code" if kwargs.get("allow_code") else ""
+            raise typer.Exit(_interrupted(stop, again)) from None
         except LimbeckError as error:
             raise typer.Exit(_theirs(error)) from None
         except BrokenPipeError:
@@ -93,7 +94,7 @@ def _misused(error: Exception) -> int:
     return THEIRS
 
 
-def _interrupted(stop: KeyboardInterrupt) -> int:
+def _interrupted(stop: KeyboardInterrupt, options: str) -> int:
     if _debugging():
         traceback.print_exc()
     run = getattr(stop, "run", None)
@@ -102,7 +103,7 @@ def _interrupted(stop: KeyboardInterrupt) -> int:
     elif Path(run).parent.name == "teachers":  # its student's recipe goes on with it
         _say("interrupted; the teacher's checkpoint is kept: the same command goes on with it")
     else:
-        _say(f"interrupted; go on with: limbeck resume {shlex.quote(str(run))}")
+        _say(f"interrupted; go on with: limbeck resume {shlex.quote(str(run))}{options}")
     return INTERRUPTED
 
 
