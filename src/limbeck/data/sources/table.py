@@ -106,6 +106,7 @@ def table(
         augment=options.get("augment", ()),
         splits=splits,
         feature_names=tuple(encoder.feature_names),
+        encoding=encoder.describe(),
         notes=tuple(notes),
         name=Path(path).name,
     )
