@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -90,8 +91,14 @@ def _misused(error: Exception) -> int:
         return DONE
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "limbeck"
-    _say(f"error: {message.rstrip('.')} (see: {path} --help)")
+    _say(f"error: {message.rstrip('.')}{_command_meant(message)} (see: {path} --help)")
     return THEIRS
+
+
+def _command_meant(message: str) -> str:
+    """Return ": did you mean 'run'?" for other words for it; typer itself knows slips of the hand."""
+    found = re.fullmatch(r"No such command '(train|distill?|fit)'\.?", message)
+    return ": did you mean 'run'?" if found else ""
 
 
 def _interrupted(stop: KeyboardInterrupt, options: str) -> int:
