@@ -96,7 +96,7 @@ def _misused(error: Exception) -> int:
 
 
 def _command_meant(message: str) -> str:
-    """Return ": did you mean 'run'?" for other words for it; typer itself knows slips of the hand."""
+    """Return what to add for other words for "run"; slips of the hand are known to typer."""
     found = re.fullmatch(r"No such command '(train|distill?|fit)'\.?", message)
     return ": did you mean 'run'?" if found else ""
 
