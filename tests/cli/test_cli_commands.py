@@ -100,7 +100,9 @@ def test_run_with_resume_starts_or_goes_on(limbeck: Any, tmp_path: Path) -> None
         (["run", "tiny.yaml", "epochs"], "error: override 'epochs': expected key=value"),
         (["run"], "error: Missing argument 'RECIPE' (see: limbeck run --help)"),
         (["run", "tiny.yaml", "--outptu", "x"], "error: No such option: --outptu"),
-        (["rum", "tiny.yaml"], "error: No such command 'rum'"),
+        (["rum", "tiny.yaml"], "error: No such command 'rum'. Did you mean 'run'"),
+        (["train", "tiny.yaml"], "error: No such command 'train': did you mean 'run'?"),
+        (["zzzz"], "error: No such command 'zzzz' (see: limbeck --help)"),
         (["resume", "nowhere"], "error: nowhere: there is no such run folder"),
         (["evaluate", "."], "error: .: not a run folder"),
         (["evaluate", "nowhere", "--split", "tset"], "error: split: unknown split 'tset'"),
@@ -192,6 +194,25 @@ def test_an_interrupted_teacher(limbeck: Any, monkeypatch: pytest.MonkeyPatch) -
     said = limbeck("run", "tiny.yaml")
     assert said.code == 130
     assert "the same command goes on with it" in said.err
+
+
+def test_what_was_allowed_is_in_the_line_that_goes_on(
+    limbeck: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import limbeck.recipe.running as running
+    from limbeck.engine.signals import Interrupted
+
+    def stopped(*args: Any, **kwargs: Any) -> None:
+        raise Interrupted("runs/one")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "run_recipe", stopped)
+        said = limbeck("run", "tiny.yaml", "--allow-code")
+    assert said.err == "interrupted; go on with: limbeck resume runs/one --allow-code\n"
+    Path("runs/one").mkdir(parents=True)
+    Path("runs/one/recipe.yaml").touch()
+    said = limbeck("run", "tiny.yaml", "--allow-code", "--output", "runs/one")
+    assert (said.code, "(limbeck resume runs/one --allow-code)" in said.err) == (2, True)
 
 
 def test_the_catalogue_names_every_method(limbeck: Any) -> None:

@@ -120,6 +120,46 @@ def test_parquet_and_whole_number_classes(tmp_path: Path) -> None:
     ]
 
 
+def test_a_table_without_a_header(tmp_path: Path) -> None:
+    path = str(tmp_path / "bare.csv")
+    frame().to_csv(path, index=False, header=False)
+    with pytest.raises(DataError, match=r"first line reads like values \(.*\): header: false\?"):
+        load_data("table", path=path, target="grade")
+    with pytest.raises(DataError, match=r"without a header columns are numbers, 0 to 3 \(-1"):
+        load_data("table", path=path, target="grade", header=False)
+    last = frame().columns.get_loc("grade")
+    taken = load_data("table", path=path, target=last)
+    assert "the first line was taken for names" in taken.describe()
+    assert (
+        "taken for names" not in load_data("table", path=path, target=last, header=False).describe()
+    )
+
+
+@pytest.mark.parametrize("categorical", ["onehot", "ordinal"])
+def test_the_encoding_says_how_to_make_a_row(categorical: str, tmp_path: Path) -> None:
+    table = frame().assign(age=[None if k % 7 == 0 else 20.0 + k for k in range(60)])
+    path = save(tmp_path, table)
+    bundle = load_data("table", path=path, target="grade", categorical=categorical)
+    view = bundle.splits["test"]
+    found = view.fetch(torch.arange(len(view)))
+    for row, index in zip(found.inputs.double().tolist(), found.index.tolist(), strict=True):
+        values: list[float] = []
+        for one in bundle.encoding:
+            cell = table.iloc[index][one["column"]]
+            hole = cell is None or cell != cell
+            if one["kind"] == "number":
+                values.append(((one["missing"] if hole else cell) - one["mean"]) / one["std"])
+                values += [float(hole)] if one["indicator"] else []
+                continue
+            words, word = one["categories"], "(missing)" if hole else str(cell)
+            if categorical == "onehot":
+                values += [float(word == other) for other in words]
+            else:
+                seen = word in words
+                values.append(words.index(word) / max(len(words) - 1, 1) if seen else -1.0)
+        assert row == pytest.approx(values, abs=1e-5)
+
+
 def test_misuse_is_one_clear_line(tmp_path: Path) -> None:
     path = save(tmp_path, frame())
     with pytest.raises(DataError, match=r"no file .*gone"):
@@ -139,6 +179,11 @@ def test_misuse_is_one_clear_line(tmp_path: Path) -> None:
     other = save(tmp_path, frame(6).assign(grade="c"), "other.csv")
     with pytest.raises(DataError, match="test, sample 0: class 'c' does not occur in train"):
         load_data("table", path=path, test_path=other, target="grade")
+    dotted = frame(6).assign(grade=lambda f: f["grade"] + ".")
+    with pytest.raises(DataError, match=r"class '\w\.' does not .* does; strip: '\.' takes"):
+        load_data(
+            "table", path=path, test_path=save(tmp_path, dotted, "dotted.csv"), target="grade"
+        )
     short = save(tmp_path, frame(6).drop(columns="age"), "short.csv")
     with pytest.raises(DataError, match="the test table lacks the column 'age'"):
         load_data("table", path=save(tmp_path, frame()), test_path=short, target="grade")

@@ -249,3 +249,19 @@ def test_the_code_is_the_same_each_time() -> None:
 def test_networks_of_others_are_not_copied() -> None:
     spec = model_spec("py:some.where:build", num_classes=4, input_shape=[3])
     assert standalone_source(spec) is None
+
+
+def test_a_tables_columns_leave_with_the_student(tmp_path: Path) -> None:
+    import csv
+    import json
+
+    with (tmp_path / "people.csv").open("w", newline="") as file:
+        rows = ([20 + k, ("Graz", "Wien")[k % 2], ("no", "yes")[k % 3 == 0]] for k in range(60))
+        csv.writer(file).writerows([["age", "city", "buys"], *rows])
+    data = lb.load_data("table", path=str(tmp_path / "people.csv"), target="buys")
+    run = distilled("mlp", tmp_path / "run", data=data)
+    exported = run.export("safetensors", tmp_path / "out", quiet=True)
+    contract = json.loads((exported.folder / "preprocessing.json").read_text())
+    assert contract["columns"] == json.loads(json.dumps(data.encoding))
+    assert [one["column"] for one in contract["columns"]] == ["age", "city"]
+    assert "`columns` in preprocessing.json" in (exported.folder / "README.md").read_text()

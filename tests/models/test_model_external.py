@@ -68,6 +68,20 @@ def test_allow_code_runs_it(local):
     assert model.weight.shape == (2, 5)
 
 
+def test_allow_code_finds_a_file_in_the_working_folder(tmp_path: Path, monkeypatch):
+    (tmp_path / "herenets.py").write_text(CODE)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])  # as for a console script
+    monkeypatch.chdir(tmp_path)
+    asked = {"num_classes": 2, "input_shape": (3,)}
+    with pytest.raises(ModelError, match=r"herenets is not an installed .* --allow-code"):
+        build_model("py:herenets:build", **asked)
+    assert "herenets" not in sys.modules
+    assert build_model("py:herenets:build", **asked, allow_code=True).weight.shape == (2, 3)
+    with pytest.raises(ModelError, match="nor in the working folder"):
+        build_model("py:no_such_nets:build", **asked, allow_code=True)
+    sys.modules.pop("herenets")
+
+
 def test_installed_functions_are_called_with_what_they_take(installed):
     model = build_model(f"py:{installed}:build", num_classes=2, input_shape=(3,))
     assert model.weight.shape == (2, 3)

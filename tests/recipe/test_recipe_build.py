@@ -85,6 +85,21 @@ def test_weights_from_a_file_with_their_statistics(tmp_path: Path) -> None:
     assert torch.allclose(heard, expected, atol=1e-5)
 
 
+def test_a_saved_students_weights_bring_the_statistics_it_was_trained_on(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    module = build_model("cnn", num_classes=10, input_shape=(1, 8, 8), channels=[2, 4]).eval()
+    stats = {"normalisation": {"mean": [0.5], "std": [0.25]}}
+    folder = save_model(module, tmp_path / "saved", None, stats)  # of Python: without a name
+    with torch.no_grad():
+        raw = _plan({"method": "plain"}).data.splits["test"].fetch(torch.arange(4)).inputs
+        expected = module((raw - 0.5) / 0.25)
+    for weights in (folder, folder / "model.safetensors"):
+        plan = _plan({"teacher": {**TINY, "weights": str(weights)}})
+        assert torch.allclose(_logits(plan.teachers["teacher"], plan.data), expected, atol=1e-5)
+    with pytest.raises(TeacherError, match=r"^teacher: .*weights only.* say which network .*py:"):
+        _plan({"teacher": {"run": str(folder)}})
+
+
 def test_a_random_teacher_is_the_same_for_the_same_seed() -> None:
     first, again = (_plan({"teacher": MODEL_TEACHER, "seed": 4}) for _ in range(2))
     other = _plan({"teacher": MODEL_TEACHER, "seed": 5})

@@ -68,6 +68,20 @@ def test_the_best_of_several_is_said_to_be_chosen() -> None:
     assert any("best of 2 arms on the test set itself" in text for text in cautions(evidence))
 
 
+def test_the_run_that_made_the_teacher_is_no_baseline() -> None:
+    big = runs("big", [0.98, 0.97], student={"parameters": 14000}, teachers={})
+    taught = runs("KD", [0.94, 0.95]) + runs("DKD", [0.95, 0.97])
+    evidence = gather(big + taught)
+    assert next(iter(evidence.arms)).label == "KD"
+    assert headline(evidence).startswith("DKD and KD cannot be told apart")
+    assert any(text.startswith("big has a student of another size") for text in cautions(evidence))
+    evidence = gather(big + taught + runs("alone", [0.90, 0.91]))
+    assert next(iter(evidence.arms)).label == "alone"
+    assert headline(evidence).startswith("Best of 2 arms: DKD ")
+    # Where the size is what was varied, all arms are compared.
+    assert headline(gather(big + runs("alone", [0.90, 0.91]))).startswith("alone ")
+
+
 def test_holm_decides_the_words() -> None:
     # One arm alone is significant (p about .03); beside three arms of noise it is not any more.
     base, arm = [0.90, 0.90, 0.90, 0.90], [0.912, 0.905, 0.914, 0.906]
@@ -106,6 +120,22 @@ def test_unequal_budgets_and_data_are_named() -> None:
     texts = cautions(evidence)
     assert "Unequal budgets, in samples seen: alone 1,000 and KD 9,000." in texts
     assert any("not trained on the same data" in text for text in texts)
+
+
+def test_a_run_from_python_with_the_same_data_is_not_called_unequal() -> None:
+    def as_said(name: str, recipe: dict[str, Any], told: str) -> list[RunRecord]:
+        return [
+            RunRecord(r.path, {"name": name, **recipe}, summary={**r.summary, "data": told})
+            for r in runs(name, [0.9, 0.91])
+        ]
+
+    python = {"data": {"name": "images"}, "student": {"python": "mine.Net"}}
+    alone = as_said("alone", python, "images: 90 samples")
+    written = {"data": {"name": "images", "root": "photos"}}
+    same = cautions(gather(alone + as_said("KD", written, "images: 90 samples")))
+    assert not any("not trained on the same data" in text for text in same)
+    other = cautions(gather(alone + as_said("KD", written, "images: 80 samples")))
+    assert any("not trained on the same data" in text for text in other)
 
 
 def test_equal_steps_are_said_beside_unequal_samples() -> None:

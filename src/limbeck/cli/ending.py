@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -33,7 +34,8 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         except (typer.Exit, typer.Abort):
             raise
         except KeyboardInterrupt as stop:
-            raise typer.Exit(_interrupted(stop)) from None
+            again = " --allow-code" if kwargs.get("allow_code") else ""
+            raise typer.Exit(_interrupted(stop, again)) from None
         except LimbeckError as error:
             raise typer.Exit(_theirs(error)) from None
         except BrokenPipeError:
@@ -102,11 +104,17 @@ def _misused(error: Exception) -> int:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "limbeck"
     if _speaks():
-        _say(f"error: {message.rstrip('.')} (see: {path} --help)")
+        _say(f"error: {message.rstrip('.')}{_command_meant(message)} (see: {path} --help)")
     return THEIRS
 
 
-def _interrupted(stop: KeyboardInterrupt) -> int:
+def _command_meant(message: str) -> str:
+    """Return what to add for other words for "run"; slips of the hand are known to typer."""
+    found = re.fullmatch(r"No such command '(train|distill?|fit)'\.?", message)
+    return ": did you mean 'run'?" if found else ""
+
+
+def _interrupted(stop: KeyboardInterrupt, options: str) -> int:
     if _debugging():
         traceback.print_exc()
     run = getattr(stop, "run", None)
@@ -120,7 +128,7 @@ def _interrupted(stop: KeyboardInterrupt) -> int:
     elif Path(run).parent.name == "teachers":  # its student's recipe goes on with it
         _say("interrupted; the teacher's checkpoint is kept: the same command goes on with it")
     else:
-        _say(f"interrupted; go on with: limbeck resume {shlex.quote(str(run))}")
+        _say(f"interrupted; go on with: limbeck resume {shlex.quote(str(run))}{options}")
     return INTERRUPTED
 
 

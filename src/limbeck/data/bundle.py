@@ -68,6 +68,7 @@ class DataBundle:
         record: which positions went where.
         superclasses: named coarser labels: int64 ``[num_outputs]``, superclass of each class.
         feature_names: names of the input columns of tables.
+        encoding: how each column of a table became input columns, in plain data; () for others.
         extra: further views ("teacher_pairs" of P100).
         notes: what was decided for the user, said in ``describe``.
         vocabulary: the tokenizer of texts, which networks must fit; None for other data.
@@ -85,6 +86,7 @@ class DataBundle:
     record: Splits
     superclasses: dict[str, Tensor] = field(default_factory=dict)
     feature_names: tuple[str, ...] = ()
+    encoding: tuple[Mapping[str, Any], ...] = ()
     extra: dict[str, View] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     vocabulary: Vocabulary | None = None
@@ -178,7 +180,7 @@ def bundle_from(
         num_workers: processes that fetch data sets ahead.
         splits: ready-made parts; None: made here.
         name: for messages.
-        **more: further fields of the bundle (superclasses, feature_names, extra, notes,
+        **more: further fields of the bundle (superclasses, feature_names, encoding, extra, notes,
             vocabulary).
 
     Raises:

@@ -145,6 +145,8 @@ class Console:
         self._task: Any = None
         self._started = time.monotonic()
         self._drawn = 0.0
+        self._before: int | None = None  # epochs that an earlier process did
+        self._scored = ""
         if not quiet and self._out.is_terminal:
             self._bar = _make_bar(self._out)
             self._task = self._bar.add_task(label, total=epochs, terms="", rate="")
@@ -155,16 +157,21 @@ class Console:
         if self._bar is None or time.monotonic() - self._drawn < 0.1:
             return
         self._drawn = time.monotonic()
-        shown = "  ".join(f"{name} {value:.3g}" for name, value in terms.items())
+        shown = "  ".join(f"{name} {value:.3g}" for name, value in terms.items()) + self._scored
         self._bar.update(self._task, completed=position, terms=shown, rate=f"{rate:,.0f}/s")
 
     def epoch(self, epoch: int, terms: Mapping[str, float], scores: Mapping[str, float]) -> None:
-        """Tell of a finished epoch (plain output only; the bar shows it by itself)."""
-        if self._quiet or self._bar is not None:
+        """Tell of a finished epoch: in a line, or beside the bar its first score."""
+        if self._quiet:
+            return
+        if self._bar is not None:
+            for name, value in list(scores.items())[:1]:
+                self._scored = f"  validation {name} {value:.3g}"
             return
         done = epoch + 1
+        self._before = epoch if self._before is None else self._before
         elapsed = time.monotonic() - self._started
-        left = elapsed / done * (self._epochs - done) if done else 0.0
+        left = elapsed / (done - self._before) * (self._epochs - done)
         parts = [f"{self._label}: epoch {done}/{self._epochs}"]
         parts += [f"{name} {value:.4g}" for name, value in terms.items()]
         parts += [f"validation {name} {value:.4g}" for name, value in scores.items()]

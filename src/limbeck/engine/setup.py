@@ -314,9 +314,11 @@ def check_student(student: nn.Module, wiring: Wiring) -> None:
     wanted = (len(example), wiring.num_outputs)
     for shape in shapes:
         if shape != wanted:
+            one_logit = shape == (len(example), 1) and wiring.num_outputs == 2
             raise RecipeError(
                 f"student: gives outputs of shape {shape} for {len(example)} samples; the data "
                 f"have {wiring.num_outputs} classes, so expected {wanted}"
+                + (" (one logit a class, for two classes too)" if one_logit else "")
             )
 
 

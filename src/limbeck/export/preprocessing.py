@@ -18,6 +18,7 @@ def preprocessing(subject: Subject) -> dict[str, Any]:
     stats, inputs = subject.data.normalization, subject.checked[0].inputs
     named = inputs if isinstance(inputs, Mapping) else {INPUT: inputs}
     normalised = stats is not None and not subject.baked
+    encoding = subject.data.encoding
     return {
         "format": 1,
         "inputs": [
@@ -25,6 +26,7 @@ def preprocessing(subject: Subject) -> dict[str, Any]:
             for name, value in named.items()
         ],
         "takes": takes(subject),
+        **({"columns": [dict(one) for one in encoding]} if encoding else {}),
         "normalisation": None
         if stats is None
         else {
@@ -52,6 +54,8 @@ def takes(subject: Subject) -> str:
         return "values in [0, 1], then normalised: (x - mean) / std"
     if is_pixels(subject.data):
         return "pixels scaled to [0, 1]"
+    if subject.data.encoding:
+        return "rows of a table, each column made numbers as `columns` in preprocessing.json says"
     return "values as the data set gives them"
 
 

@@ -33,7 +33,8 @@ def build_python(
 
     ``num_classes`` and ``input_shape`` are passed where the function takes them. Without
     ``allow_code`` only installed packages are imported: nothing from the working folder, and
-    nothing from the standard library, which has no networks but has ``os.system``.
+    nothing from the standard library, which has no networks but has ``os.system``. With it the
+    working folder is looked in as well, after everything that is installed.
     """
     function = _find(name, allow_code)
     try:
@@ -79,13 +80,19 @@ def _find(name: str, allow_code: bool) -> Any:
 def _import(name: str, module: str, allow_code: bool) -> ModuleType:
     top = module.split(".")[0]
     # find_spec of a dotted name imports its parents: look at the top-level package first.
-    if not allow_code and _spec_exists(top) and not _is_installed(top):
+    if not allow_code and (_in_working_folder(top) or _spec_exists(top)) and not _is_installed(top):
         raise _refusal(name, module)
+    if allow_code and not _spec_exists(top) and _in_working_folder(top):
+        # A console script has its own folder there, not the one it is started in. It stays: what
+        # is imported may import its neighbours later.
+        sys.path.append(str(Path.cwd()))
+        importlib.invalidate_caches()
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and (module == error.name or module.startswith(error.name + ".")):
             message = f"model {name!r}: there is no installed module {error.name!r}"
+            message += f", nor in the working folder {Path.cwd()}" if allow_code else ""
         else:
             message = f"model {name!r}: importing {module} failed: {error}"
         raise ModelError(message) from error
@@ -98,6 +105,10 @@ def _refusal(name: str, module: str) -> ModelError:
         f"model {name!r}: {module} is not an installed package of networks, and a recipe does not "
         "run other code: install it, or pass --allow-code (allow_code=True)"
     )
+
+
+def _in_working_folder(top: str) -> bool:
+    return Path(f"{top}.py").is_file() or Path(top).is_dir()
 
 
 def _spec_exists(top: str) -> bool:

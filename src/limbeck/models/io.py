@@ -131,12 +131,21 @@ def load_model(
         model = _rebuild(folder, spec, allow_code)
     load_weights(model, path)
     if spec["input_shape"] is not None:
-        stats = _statistics(spec)
+        stats = saved_statistics(spec)
         say_expected_inputs(model, stats, spec["input_shape"], spec["num_classes"])
     return model.eval()
 
 
-def _statistics(spec: Mapping[str, Any]) -> Normalize | None:
+def saved_beside(weights: str | os.PathLike[str]) -> Path | None:
+    """Return the folder of ``save_model`` that ``weights`` is, or is the file of; None: another."""
+    path = Path(weights)
+    folder = path if path.is_dir() else path.parent
+    ours = (folder / DESCRIPTION).is_file() and (path == folder or path.name == WEIGHTS)
+    return folder if ours else None
+
+
+def saved_statistics(spec: Mapping[str, Any]) -> Normalize | None:
+    """Return the statistics in a folder's ``model.json``; None: inputs were not normalised."""
     stats = spec.get("normalisation") or {}
     return Normalize(stats["mean"], stats["std"]) if "mean" in stats and "std" in stats else None
 

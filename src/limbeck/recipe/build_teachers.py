@@ -15,7 +15,13 @@ from limbeck.data.vocabulary import FOLDER as TOKENIZER
 from limbeck.errors import TeacherError
 from limbeck.models import build_model, load_model, read_spec
 from limbeck.models.hf import FRESH, with_vocabulary
-from limbeck.models.io import BRINGS_WEIGHTS, load_weights
+from limbeck.models.io import (
+    BRINGS_WEIGHTS,
+    WEIGHTS,
+    load_weights,
+    saved_beside,
+    saved_statistics,
+)
 from limbeck.models.pretrained_config import pretrained_config
 from limbeck.recipe import schema, teacher_schema
 from limbeck.recipe.build import Workshop, at, same_random_numbers
@@ -115,6 +121,9 @@ def _(spec: str, making: Making) -> Teacher:
 def _(spec: teacher_schema.ModelTeacher, making: Making) -> Teacher:
     brings_weights = spec.model.startswith(BRINGS_WEIGHTS)
     arguments, file = dict(spec.arguments), None if spec.weights == "random" else spec.weights
+    saved = None if file is None else saved_beside(file)
+    if saved is not None:
+        file = str(saved / WEIGHTS)
     if brings_weights and file is not None:  # their own loading knows their files
         arguments, file = {**arguments, "weights": file}, None
     with same_random_numbers(making.recipe.seed):
@@ -138,6 +147,8 @@ def _(spec: teacher_schema.ModelTeacher, making: Making) -> Teacher:
             load_weights(module, Path(file))
     if brings_weights and spec.weights != "random":
         _check_head(spec, module, making)
+    if spec.normalize is None and saved is not None:  # Limbeck trained it, and wrote down on what
+        return making.live(module, saved_statistics(read_spec(saved)) or "auto")
     if spec.normalize is None and spec.weights != "random":
         return making.live(module, "auto")
     return making.live(module, _stated(spec.normalize))
@@ -267,7 +278,10 @@ def _from_folder(folder: Path, making: Making) -> Teacher:
             f"data (seed and sizes decide the part a tokenizer is trained on), or "
             f"data.tokenizer={folder / TOKENIZER}"
         )
+    if spec["model"] is None:
+        raise TeacherError(
+            f"{making.key}: {folder} holds weights only, for it was trained from Python; say which "
+            f"network they belong to: {{model: timm/… or py:module:function, weights: {folder}}}"
+        )
     module = load_model(folder, allow_code=making.workshop.allow_code)
-    stats = spec.get("normalisation") or {}
-    known = "mean" in stats and "std" in stats
-    return making.live(module, Normalize(stats["mean"], stats["std"]) if known else None)
+    return making.live(module, saved_statistics(spec))

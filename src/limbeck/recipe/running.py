@@ -95,9 +95,10 @@ def _run(
     allow_code: bool,
 ) -> Outcome | None:
     if begun and not resume and not dry_run:
+        again = f"limbeck resume {folder}{' --allow-code' if allow_code else ''}"
         raise RecipeError(
-            f"output: {folder} holds a run already; go on with it (limbeck resume {folder}) or "
-            "choose another folder (--output)"
+            f"output: {folder} holds a run already; go on with it ({again}) or choose another "
+            "folder (--output)"
         )
     if begun and resume:
         _check_same(recipe, RunFolder.open(folder))

@@ -37,11 +37,12 @@ class ModelTeacher:
         model: a registered name, ``timm/<id>``, ``torchvision/<id>``, ``hf/<folder or hub id>``,
             ``py:module:function``, or a folder with a saved model.
         weights: a safetensors file (for timm and torchvision a torch checkpoint too, and the name
-            of torchvision's own: ``DEFAULT``); "random" for a teacher that has learned nothing;
-            None where the model brings its own (a folder, ``hf/``, ``timm/`` with
-            ``pretrained: true``, ``py:``).
+            of torchvision's own: ``DEFAULT``), or the folder of a student that Limbeck saved;
+            "random" for a teacher that has learned nothing; None where the model brings its own
+            (a folder, ``hf/``, ``timm/`` with ``pretrained: true``, ``py:``).
         normalize: statistics that the network was trained with; "data": those of the data; None:
-            those of its pretrained configuration (timm, torchvision), else those of the data.
+            those that Limbeck saved beside the weights, else those of its pretrained
+            configuration (timm, torchvision), else those of the data.
         arguments: the network's own, written beside the name.
     """
 

@@ -44,6 +44,11 @@ class Arm:
             for run in runs
         )
 
+    def like(self, other: Arm) -> bool:
+        """Whether the students of both are equally large, as far as that is known."""
+        mine, theirs = self.cost("parameters"), other.cost("parameters")
+        return mine is None or theirs is None or mine == theirs
+
     def values(self, key: str, split: str) -> dict[int, float]:
         """Return seed -> final metric, for the seeds that have it."""
         found = {run.seed: run.metric(key, split) for run in self.runs}
@@ -151,8 +156,9 @@ def gather(
 
     Args:
         records: run records, at least one.
-        baseline: label of the arm to compare with; None: the first arm without a teacher, else
-            the first arm.
+        baseline: label of the arm to compare with; None: the first arm without a teacher whose
+            student is as large as one that has a teacher (the run that made the teacher is no
+            baseline), else the first arm with one; the first of all where no arm has a teacher.
         metric: key of the main metric; None: accuracy, map, f1, r2 … whichever comes first.
         smallest_effect: smallest improvement that matters, > 0, in the metric's kept unit (0.01 is
             one point of accuracy); None: no verdicts.
@@ -243,7 +249,10 @@ def _baseline(arms: Sequence[Arm], label: str | None) -> Arm | None:
         raise DataError(unknown("baseline", label, [arm.label for arm in arms]))
     if len(arms) < 2:
         return None
-    return next((arm for arm in arms if not arm.has_teacher), arms[0])
+    taught = [arm for arm in arms if arm.has_teacher]
+    alone = [arm for arm in arms if not arm.has_teacher]
+    alike = [arm for arm in alone if any(arm.like(other) for other in taught)]
+    return next(iter([*alike, *taught, *arms]))
 
 
 def _teachers(arms: Iterable[Arm]) -> tuple[TeacherEvidence, ...]:

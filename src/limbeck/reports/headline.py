@@ -19,7 +19,8 @@ from limbeck.studies.statistics import Comparison, proportion_interval
 def headline(evidence: Evidence) -> str:
     """Return what was done and what came of it.
 
-    With several arms the best one on the main metric is compared with the baseline; the sentence
+    With several arms the best one on the main metric is compared with the baseline, among those
+    with a student as large as its own (all, where there is none: capacity was varied); it
     says "cannot be told apart" wherever the interval of the difference includes 0.
     """
     finished = evidence.finished
@@ -32,17 +33,24 @@ def headline(evidence: Evidence) -> str:
     if best is None:
         return f"{join_words([arm.label for arm in finished])} have no metric in common."
     text = _compared(evidence, best, evidence.comparisons[best.label])
-    compared = _num_compared(evidence)
-    if compared == len(finished) - 1:
+    compared = len(_candidates(evidence))
+    rivals = [arm for arm in finished if arm is not evidence.baseline and arm.like(best)]
+    if compared == len(rivals):
         return text if compared == 1 else f"Best of {compared} arms: {text}"
     shared = f"with a seed in common with {evidence.baseline.label}"
     lead = f"The only arm {shared}" if compared == 1 else f"Best of the {compared} arms {shared}"
     return f"{lead}: {text}"
 
 
-def _num_compared(evidence: Evidence) -> int:
-    """Count the arms that share a seed with the baseline, and so can be compared with it."""
-    return sum(bool(one.difference.num) for one in evidence.comparisons.values())
+def _candidates(evidence: Evidence) -> list[Arm]:
+    """Return the arms that share a seed with the baseline, and a size of student if any does."""
+    base = evidence.baseline
+    shared = [
+        arm
+        for arm in evidence.finished
+        if arm.label in evidence.comparisons and evidence.comparisons[arm.label].difference.num
+    ]
+    return [arm for arm in shared if base is not None and arm.like(base)] or shared
 
 
 def best_arm(evidence: Evidence) -> Arm | None:
@@ -50,8 +58,7 @@ def best_arm(evidence: Evidence) -> Arm | None:
     sign = -1 if evidence.metric.higher_is_better is False else 1
     arms = [
         (sign * evidence.comparisons[arm.label].difference.mean, -arm.index, arm)
-        for arm in evidence.finished
-        if arm.label in evidence.comparisons and evidence.comparisons[arm.label].difference.num
+        for arm in _candidates(evidence)
     ]
     return max(arms, key=lambda entry: entry[:2])[2] if arms else None
 
@@ -144,7 +151,8 @@ def cautions(evidence: Evidence) -> list[str]:
                 f"{run.path.name} repeats seed {run.seed} of {arm.label}: the later run counts."
             )
     found += [f"{run.path.name}: {note}." for run in evidence.records for note in run.notes]
-    found += [*_few_seeds(evidence), *_unequal(evidence), *_selection(evidence)]
+    found += [*_few_seeds(evidence), *_other_students(evidence)]
+    found += [*_unequal(evidence), *_selection(evidence)]
     found += _test_size(evidence)
     return found
 
@@ -159,11 +167,27 @@ def _few_seeds(evidence: Evidence) -> list[str]:
     ]
 
 
+def _other_students(evidence: Evidence) -> list[str]:
+    """Say which arms trained a student of another size than the baseline's."""
+    base = evidence.baseline
+    others = [arm.label for arm in evidence.finished if base is not None and not arm.like(base)]
+    if base is None or not others:
+        return []
+    have = "has a student" if len(others) == 1 else "have students"
+    return [
+        f"{join_words(others)} {have} of another size than {base.label}’s: Δ is then between "
+        "networks, not between methods."
+    ]
+
+
 def _unequal(evidence: Evidence) -> list[str]:
     """Say where arms differ in what should be equal: data, samples seen."""
     found = []
     data = {repr(_data_settings(arm)) for arm in evidence.arms}
-    if len(data) > 1:
+    told = {repr(arm.example.summary.get("data")) for arm in evidence.arms}
+    # A run from Python knows the name of its data only; what became of them is in its summary.
+    python = any("python" in mapping(arm.example.recipe, "student") for arm in evidence.arms)
+    if len(data) > 1 and not (python and len(told) == 1):
         found.append("The arms were not trained on the same data settings; see below.")
     seen: dict[str, float] = {}
     for arm in evidence.finished:
@@ -186,7 +210,7 @@ def _data_settings(arm: Arm) -> dict[str, object]:
 
 
 def _selection(evidence: Evidence) -> list[str]:
-    num = _num_compared(evidence)
+    num = len(_candidates(evidence))
     if num < 2:
         return []
     return [

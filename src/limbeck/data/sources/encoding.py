@@ -79,6 +79,25 @@ class TableEncoder:
             return [name]
         return [f"{name}={value}" for value in self.categories[name]]
 
+    def describe(self) -> tuple[dict[str, Any], ...]:
+        """Return in plain data what ``transform`` does to each column, in order.
+
+        A number is ``(x - mean) / std``, with ``missing`` in place of a missing one, and followed
+        by 1 or 0 for "was missing" where ``indicator`` says so. A category is one number for each
+        of ``categories`` ("onehot"), or ``position / (how many - 1)`` and -1 for another
+        ("ordinal").
+        """
+        found: list[dict[str, Any]] = []
+        for name in self.columns:
+            if name in self.numeric:
+                keys = ("missing", "mean", "std", "indicator")
+                of_it = dict(zip(keys, self.numeric[name], strict=True))
+                found.append({"column": name, "kind": "number", **of_it})
+            else:
+                kind, known = self.categorical, self.categories[name]
+                found.append({"column": name, "kind": kind, "categories": list(known)})
+        return tuple(found)
+
     def transform(self, frame: pd.DataFrame) -> Tensor:
         """Return float32 ``[rows, features]``.
 

@@ -69,10 +69,13 @@ def table(
     frames = [_read(Path(path), header, separator, missing)]
     if test_path is not None:
         frames.append(_read(Path(test_path), header, separator, missing))
-    column = _column(frames[0], target)
+    column = _column(frames[0], target, header)
     answers = [read_targets(_answers(frame, column), task, strip) for frame in frames]
     classes = sorted({name for name in answers[0] if name is not None}, key=_order)
     targets = [_as_tensor(values, task, classes) for values in answers]
+    notes = [f"validation{'' if test_path else ' and test'} cut from the file"]
+    if header and _reads_like_values(frames[0]):
+        notes.append(f"the first line was taken for names ({_first_names(frames[0])})")
     options = common_options(common)
     splits = make_splits(
         targets[0],
@@ -84,12 +87,12 @@ def table(
         label_fraction=options.get("label_fraction"),
         labels_per_class=options.get("labels_per_class"),
     )
-    unused = [column, *(_column(frames[0], name) for name in drop)]
+    unused = [column, *(_column(frames[0], name, header) for name in drop)]
     inputs = [frame.drop(columns=unused, errors="ignore") for frame in frames]
     _only_single_values(inputs[0])
     encoder = TableEncoder(
         categorical,
-        [_column(frames[0], name) for name in categorical_columns],
+        [_column(frames[0], name, header) for name in categorical_columns],
         text=Path(path).suffix != ".parquet",
     )
     encoder.fit(inputs[0].iloc[splits.train.numpy()])
@@ -103,7 +106,8 @@ def table(
         augment=options.get("augment", ()),
         splits=splits,
         feature_names=tuple(encoder.feature_names),
-        notes=(f"validation{'' if test_path else ' and test'} cut from the file",),
+        encoding=encoder.describe(),
+        notes=tuple(notes),
         name=Path(path).name,
     )
 
@@ -150,16 +154,34 @@ def _only_single_values(frame: pd.DataFrame) -> None:
             )
 
 
-def _column(frame: pd.DataFrame, name: str | int) -> str:
+def _column(frame: pd.DataFrame, name: str | int, header: bool) -> str:
     """Return a column's name from its name or number."""
     names = list(frame.columns)
     if isinstance(name, int) and not isinstance(name, bool):
         if not -len(names) <= name < len(names):
             raise DataError(f"column {name}: the table has {len(names)} columns")
         return str(names[name])
-    if name not in names:
-        raise DataError(unknown("column", str(name), names))
-    return str(name)
+    if name in names:
+        return str(name)
+    if not header:
+        raise DataError(
+            f"unknown column {name!r}: without a header columns are numbers, 0 to "
+            f"{len(names) - 1} (-1: the last)"
+        )
+    hint = ""
+    if _reads_like_values(frame):
+        hint = f"; the first line reads like values ({_first_names(frame)}): header: false?"
+    raise DataError(unknown("column", str(name), names) + hint)
+
+
+def _reads_like_values(frame: pd.DataFrame) -> bool:
+    """Whether names are words and numbers mixed, as those of a table without a header are."""
+    numbers = [name.replace(".", "", 1).lstrip("-").isdigit() for name in frame.columns]
+    return any(numbers) and not all(numbers)
+
+
+def _first_names(frame: pd.DataFrame) -> str:
+    return ", ".join([*frame.columns[:3], "…"])
 
 
 def _answers(frame: pd.DataFrame, column: str) -> pd.Series[Any]:
@@ -181,5 +203,18 @@ def _as_tensor(values: Sequence[Any], task: str, classes: Sequence[Any]) -> torc
     numbers = {name: number for number, name in enumerate(classes)}
     for row, value in enumerate(values):
         if value is not None and value not in numbers:
-            raise DataError(f"test, sample {row}: class {value!r} does not occur in train")
+            raise DataError(
+                f"test, sample {row}: class {value!r} does not occur in train"
+                + _strip_hint(value, classes)
+            )
     return torch.tensor([IGNORE if value is None else numbers[value] for value in values])
+
+
+def _strip_hint(value: Any, classes: Sequence[Any]) -> str:
+    """Return what to strip where test writes the classes of train with a sign more at an end."""
+    for name in classes:
+        if isinstance(value, str) and isinstance(name, str) and name and name in value:
+            before, _, after = value.partition(name)
+            extra = "".join(dict.fromkeys(before + after))
+            return f", {name!r} does; strip: {extra!r} takes the rest off"
+    return ""
