@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,25 +11,28 @@ from good_recipes import SHIPPED
 from limbeck.methods import all_methods
 from limbeck.recipe import build_plan, load_recipe
 
+HOMES = {"tables": "tabular", "text": "text"}
+"""Where the data of a folder's recipes lie, which are not in the repository."""
 
-def on_disk(path: Path, request: pytest.FixtureRequest) -> list[str]:
-    """Changes that lead a recipe to data that are not in the repository; skips without them."""
-    if path.parent.name != "tables":
-        return []
-    folder = request.getfixturevalue("shared_data") / "tabular" / "adult"
-    if not folder.is_dir():
-        pytest.skip(f"needs the Adult table in {folder}")
-    names = (("path", "train"), ("test_path", "test"))
-    return ["data.num_train=500", *(f"data.{k}={folder / v}.csv.gz" for k, v in names)]
+
+def beside_its_data(path: Path, home: Path, folder: Path) -> Path:
+    """Return a copy of a recipe, and of those beside it, in a folder with their data."""
+    name = Path(load_recipe(path).data.arguments["path"]).parent.name
+    if not (home / name).is_dir():
+        pytest.skip(
+            f"no folder {home / name}: the README beside the recipe says what belongs there"
+        )
+    shutil.copytree(path.parent, folder)
+    (folder / name).symlink_to(home / name)
+    return folder / path.name
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_it_builds(path: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    recipe = load_recipe(path, on_disk(path, request))
-    own = recipe.data.arguments.get("path")
-    if own is not None and not Path(own).is_file():
-        pytest.skip(f"no file {own}: its README says where it is from")
-    plan = build_plan(recipe, store=tmp_path, train_teachers=False)
+    if path.parent.name in HOMES:
+        home = request.getfixturevalue("shared_data") / HOMES[path.parent.name]
+        path = beside_its_data(path, home, tmp_path / "recipes")
+    plan = build_plan(load_recipe(path), store=tmp_path, train_teachers=False)
     assert plan.make_student() is not None
 
 
