@@ -22,6 +22,8 @@ COUNT = torch.tensor([0, 1, 2, 3])
 CALLS = {
     "adaptive_calibration_error": [(LOGITS.softmax(1), TARGETS)],
     "adaptive_expected_calibration_error": [(LOGITS.softmax(1), TARGETS)],
+    "attention_map": [(MAPS,)],
+    "attention_transfer": [(MAPS, MAPS[:, :1, :4])],
     "binary_cross_entropy": [(LOGITS, OTHERS.sigmoid())],
     "brier_score": [(LOGITS.softmax(1), TARGETS)],
     "class_hierarchy": [(COUNT // 2,)],
@@ -60,6 +62,7 @@ CALLS = {
     "label_smoothing_targets": [(TARGETS, 3, 0.1)],
     "mixing_weights": [(3,)],
     "negative_log_likelihood": [(LOGITS, TARGETS)],
+    "neuron_selectivity": [(MAPS, MAPS[:, :1, :4])],
     "normkd": [(LOGITS, OTHERS)],
     "online_mean": [(LOGITS[:, 0], COUNT, LOGITS[:, 1])],
     "overconfidence_error": [(LOGITS.softmax(1), TARGETS)],

@@ -1,6 +1,7 @@
 """Pure equations: tensors in, tensor out; the student first, the teacher second."""
 
 from limbeck.functional._common import Reduction
+from limbeck.functional.attention import attention_map, attention_transfer
 from limbeck.functional.calibration import (
     ReliabilityBins,
     adaptive_calibration_error,
@@ -57,6 +58,7 @@ from limbeck.functional.rectification import (
     replace_by_smoothed_label,
     swap_with_label,
 )
+from limbeck.functional.selectivity import neuron_selectivity
 from limbeck.functional.standardised import kd_standardised, normkd, standardise_logits
 from limbeck.functional.task import (
     binary_cross_entropy,
@@ -78,6 +80,8 @@ __all__ = [
     "TemperatureFit",
     "adaptive_calibration_error",
     "adaptive_expected_calibration_error",
+    "attention_map",
+    "attention_transfer",
     "binary_cross_entropy",
     "brier_score",
     "class_hierarchy",
@@ -116,6 +120,7 @@ __all__ = [
     "label_smoothing_targets",
     "mixing_weights",
     "negative_log_likelihood",
+    "neuron_selectivity",
     "normkd",
     "online_mean",
     "overconfidence_error",
