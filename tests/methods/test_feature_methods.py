@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -13,13 +14,16 @@ from torch import nn
 
 from limbeck import functional
 from limbeck.data.batch import Batch
-from limbeck.errors import MethodError, ShapeError
+from limbeck.engine.distributed import World
+from limbeck.engine.setup import assemble
+from limbeck.errors import MethodError, ShapeError, TapError
 from limbeck.methods import make_method
 from limbeck.methods.context import Context
 from limbeck.models import build_model
 from limbeck.taps.outputs import Outputs
 from limbeck.teachers.live import LiveTeacher
-from limbeck.testing import check_method
+from limbeck.testing import check_method, contracts
+from limbeck.testing.scene import make_scene
 
 __all__ = ["images"]  # a fixture
 
@@ -27,8 +31,13 @@ __all__ = ["images"]  # a fixture
 PUBLISHED = {
     "at": (1000.0, 1.0),
     "nst": (50.0, 1.0),
+    "vid": (1.0, 1.0),
+    "cc": (0.02, 1.0),
+    "fsp": (1.0, 1.0),
+    "ab": (0.003, 1.0),
+    "kdsvd": (1.0, 1.0),
 }
-ON_STAGES = ["at", "nst"]
+ON_STAGES = ["at", "nst", "vid", "fsp", "kdsvd"]
 """Methods that compare the stages of any two networks of the same form."""
 
 
@@ -125,7 +134,7 @@ def test_the_term_is_the_sum_over_the_stages(name):
     assert float(value) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", [*ON_STAGES])
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_what_is_deployed_has_no_adapters(name, tmp_path):
     outcome = run(make_plan(name), tmp_path / "run")
     assert list(outcome.student.state_dict()) == list(make_cnn(4, 8).state_dict())
@@ -139,6 +148,10 @@ OTHERS = [
     make_method("nst", kernel="gaussian"),
     make_method("nst", kernel="gaussian", bandwidth=0.5),
     make_method("nst", kernel="linear"),
+    make_method("cc", pairs="stages"),
+    make_method("vid", pairs=(("stages.0", "stages.1"),), variance=0.5),
+    make_method("kdsvd", rank=2),
+    make_method("ab", pairs="stages", margin=0.3),
 ]
 
 
@@ -156,8 +169,164 @@ def test_contracts_hold_for_other_parameters(method):
         ("nst", "kernel", "rbf"),
         ("nst", "degree", 0),
         ("nst", "bandwidth", 0.0),
+        ("vid", "variance", 1e-6),
+        ("vid", "epsilon", 0.0),
+        ("cc", "form", "rbf"),
+        ("cc", "dim", 0),
+        ("cc", "gamma", 0.0),
+        ("cc", "order", 0),
+        ("fsp", "init_epochs", -1),
+        ("fsp", "projector", "linear"),
+        ("ab", "init_epochs", -1),
+        ("ab", "margin", 0.0),
+        ("kdsvd", "rank", 0),
+        ("kdsvd", "projector", "linear"),
     ],
 )
 def test_values_without_a_meaning_are_refused(name, key, value):
     with pytest.raises(MethodError, match=rf"method\.{key}: expected .* got .*\({name}\)"):
         make_method(name, **{key: value})
+
+
+# Layers before the ReLU
+
+ON_PREACTIVATIONS = ["ab"]
+DECLARED = [("resnet", "resnet"), ("resnet", "vgg"), ("vgg", "resnet")]
+
+
+@pytest.mark.parametrize("pair", DECLARED, ids="-".join)
+@pytest.mark.parametrize("name", ON_PREACTIVATIONS)
+def test_layers_before_the_relu_pair_by_depth(name, pair, images):
+    student, teacher = (FAMILIES[family] for family in pair)
+    plan = plan_of(student, teacher, make_method(name), images)
+    take_two_steps(plan)
+
+
+@pytest.mark.parametrize("name", ON_PREACTIVATIONS)
+@pytest.mark.parametrize(
+    ("pair", "side"),
+    [
+        (("resnet", "timm_cnn"), "teacher's"),
+        (("shufflenetv2", "resnet"), "student's"),
+        (("vit", "vit"), "student's"),
+    ],
+)
+def test_layers_before_the_relu_must_be_declared_for_auto(name, pair, side, images):
+    student, teacher = (FAMILIES[family] for family in pair)
+    with pytest.raises(TapError) as caught:
+        take_two_steps(plan_of(student, teacher, make_method(name), images))
+    line = str(caught.value)
+    assert "\n" not in line
+    assert f"'auto' reads the {side} layers before their ReLU" in line
+    assert "pairs: stages" in line
+
+
+def test_what_that_line_says_can_be_done(images):
+    method = make_method("ab", pairs="stages")
+    take_two_steps(plan_of(FAMILIES["shufflenetv2"], FAMILIES["timm_cnn"], method, images))
+
+
+def test_maps_that_no_connector_fits_are_refused_with_what_to_name(images):
+    plan = plan_of(FAMILIES["mobilenetv2"], FAMILIES["resnet"], make_method("ab"), images)
+    with pytest.raises(ShapeError, match=r"name layers that fit \(pairs: \[\[student tap"):
+        take_two_steps(plan)
+
+
+# The variances of VID
+
+
+def test_variances_are_trained_with_the_student(tmp_path):
+    outcome = run(make_plan("vid", epochs=4), tmp_path / "run")
+    variances = [record["vid/variance"] for record in log_of(outcome.folder.path, "epoch")]
+    assert variances[0] != pytest.approx(5.0, abs=1e-4)
+    assert variances == sorted(variances, reverse=True)  # 5 is far above these features' errors
+    assert len(set(variances)) == 4
+
+
+# CC
+
+
+def test_the_kernel_form_learns_nothing_beside_the_student_and_keeps_more_promises():
+    method = make_method("cc", form="kernel")
+    runtime = prepare(method, make_cnn(4, 8), make_cnn(4, 8), 8)
+    assert not list(runtime.parameters())
+    for contract in (contracts.zero_at_equality, contracts.permutation):
+        contract(functools.partial(make_scene, method))
+    rows = torch.rand(2, 4, 6)
+    logits = torch.zeros(4, 2)
+    said, heard = (Outputs(logits, {"pool": feature}) for feature in rows)
+    value = method.losses(said, heard, Batch(inputs=logits), Context())["cc"]
+    assert value == functional.correlation_congruence(*rows)
+
+
+def test_the_embeddings_of_neighbours_are_both_trained():
+    runtime = prepare(make_method("cc", dim=7), make_cnn(4, 8), make_cnn(5, 9), 8)
+    shapes = [tuple(value.shape) for value in runtime.parameters()]
+    assert shapes == [(7, 8), (7,), (7, 9), (7,)]
+    assert all(value.requires_grad for value in runtime.parameters())
+
+
+def test_methods_with_learned_parts_need_a_runtime():
+    logits = torch.zeros(2, 3)
+    features = {"pool": torch.rand(2, 3)}
+    with pytest.raises(MethodError, match="method cc: has learned parts, use it through"):
+        make_method("cc")(Outputs(logits, features), Outputs(logits, features))
+
+
+# Widths
+
+
+@pytest.mark.parametrize("name", ["fsp", "kdsvd"])
+def test_layers_of_one_width_need_no_projector(name):
+    runtime = prepare(make_method(name), make_cnn(4, 8), make_cnn(4, 8), 8)
+    assert not list(runtime.parameters())
+    runtime = prepare(make_method(name), make_cnn(4, 8), make_cnn(4, 9), 8)
+    assert [tuple(value.shape) for value in runtime.parameters()] == [(9, 8, 1, 1)]
+    with pytest.raises(ShapeError, match=r"has 8 channels, teacher tap 'stages\.1' has 9"):
+        prepare(make_method(name, projector="identity"), make_cnn(4, 8), make_cnn(4, 9), 8)
+    with pytest.raises(ShapeError, match="compares consecutive layers and found one pair alone"):
+        prepare(make_method(name, pairs="stages.0"), make_cnn(4, 8), make_cnn(4, 8), 8)
+
+
+# Phases
+
+
+@pytest.mark.parametrize("name", ["ab", "fsp"])
+def test_the_first_phase_is_an_eighth_of_the_epochs(name, tmp_path):
+    def stages(epochs: int, **parameters: Any) -> list[tuple[str, int | None]]:
+        plan = make_plan({"name": name, **parameters}, epochs=epochs)
+        parts = assemble(plan, World())
+        parts.close()
+        return [(stage.name, stage.epochs) for stage in parts.stages]
+
+    assert stages(240) == [("init", 30), ("distil", 210)]
+    assert stages(2) == [("init", 1), ("distil", 1)]
+    assert stages(5, init_epochs=3) == [("init", 3), ("distil", 2)]
+    assert stages(5, init_epochs=0) == [("train", 5)]
+    outcome = run(make_plan("kd", {"name": name}), tmp_path / "run")
+    by_epoch: dict[int, set[str]] = {0: set(), 1: set()}
+    for record in log_of(outcome.folder.path):
+        by_epoch[record["epoch"]] |= set(record) & {"task", "kd", name}
+    assert by_epoch == {0: {name}, 1: {"task", "kd"}}
+
+
+# AB
+
+
+def test_connectors_stand_where_shapes_differ_and_deeper_layers_count_double():
+    runtime = prepare(make_method("ab"), make_cnn(4, 8, 6), make_cnn(4, 9, 6), 8).eval()
+    kinds = [type(connector) for connector in runtime.connectors]
+    assert kinds == [nn.Identity, nn.Sequential, nn.Identity]
+    assert [type(part) for part in runtime.connectors[1]] == [nn.Conv2d, nn.BatchNorm2d]
+    taps = runtime.student_taps()
+    assert taps == ("preactivations.0", "preactivations.1", "preactivations.2")
+    ours = dict(zip(taps, (torch.randn(2, c, 4, 4) for c in (4, 8, 6)), strict=True))
+    theirs = dict(zip(taps, (torch.randn(2, c, 4, 4) for c in (4, 9, 6)), strict=True))
+    logits = torch.zeros(2, 10)
+    batch = Batch(inputs=logits)
+    value = runtime.losses(Outputs(logits, ours), Outputs(logits, theirs), batch, Context())["ab"]
+    parts = [
+        functional.activation_boundary(connector(ours[tap]), theirs[tap])
+        for connector, tap in zip(runtime.connectors, taps, strict=True)
+    ]
+    torch.testing.assert_close(value, parts[0] / 4 + parts[1] / 2 + parts[2])

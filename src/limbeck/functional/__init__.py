@@ -1,7 +1,9 @@
 """Pure equations: tensors in, tensor out; the student first, the teacher second."""
 
 from limbeck.functional._common import Reduction
+from limbeck.functional._maps import match_sizes
 from limbeck.functional.attention import attention_map, attention_transfer
+from limbeck.functional.boundary import activation_boundary
 from limbeck.functional.calibration import (
     ReliabilityBins,
     adaptive_calibration_error,
@@ -22,6 +24,7 @@ from limbeck.functional.condensation import (
     online_mean,
     ranking,
 )
+from limbeck.functional.congruence import correlation_congruence, neighbour_congruence
 from limbeck.functional.correlation import dist, pearson_distance
 from limbeck.functional.decoupled import decoupled_kl, dkd
 from limbeck.functional.divergence import (
@@ -43,6 +46,7 @@ from limbeck.functional.explanation import (
     gradcam,
 )
 from limbeck.functional.feature import hint
+from limbeck.functional.flow import flow_matrix, fsp
 from limbeck.functional.logit import dml, kd, kd_multilabel, kd_regression
 from limbeck.functional.matching import power_sum, ttm
 from limbeck.functional.mixture import jensen_shannon
@@ -59,6 +63,7 @@ from limbeck.functional.rectification import (
     swap_with_label,
 )
 from limbeck.functional.selectivity import neuron_selectivity
+from limbeck.functional.singular import singular_directions, singular_flow
 from limbeck.functional.standardised import kd_standardised, normkd, standardise_logits
 from limbeck.functional.task import (
     binary_cross_entropy,
@@ -67,6 +72,7 @@ from limbeck.functional.task import (
     squared_error,
 )
 from limbeck.functional.temperature import TemperatureFit, fit_temperature, fit_temperature_by_ace
+from limbeck.functional.variational import scale_of_variance, variational_information
 from limbeck.functional.virtual import (
     label_distribution,
     virtual_logits,
@@ -78,6 +84,7 @@ __all__ = [
     "Reduction",
     "ReliabilityBins",
     "TemperatureFit",
+    "activation_boundary",
     "adaptive_calibration_error",
     "adaptive_expected_calibration_error",
     "attention_map",
@@ -88,6 +95,7 @@ __all__ = [
     "class_similarity",
     "classwise_calibration_error",
     "confusion",
+    "correlation_congruence",
     "cost_aware_score",
     "cross_entropy",
     "decoupled_kl",
@@ -100,6 +108,8 @@ __all__ = [
     "explanation_similarity",
     "fit_temperature",
     "fit_temperature_by_ace",
+    "flow_matrix",
+    "fsp",
     "gradcam",
     "hint",
     "is_wrong",
@@ -118,8 +128,10 @@ __all__ = [
     "kl_to_probs",
     "label_distribution",
     "label_smoothing_targets",
+    "match_sizes",
     "mixing_weights",
     "negative_log_likelihood",
+    "neighbour_congruence",
     "neuron_selectivity",
     "normkd",
     "online_mean",
@@ -132,12 +144,16 @@ __all__ = [
     "replace_by_smoothed_label",
     "reverse_kl",
     "sample_temperatures",
+    "scale_of_variance",
+    "singular_directions",
+    "singular_flow",
     "soft_cross_entropy",
     "squared_error",
     "standardise_logits",
     "swap_with_label",
     "ttm",
     "underconfidence_error",
+    "variational_information",
     "virtual_logits",
     "virtual_teacher_loss",
     "wsld",

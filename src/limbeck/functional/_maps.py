@@ -1,5 +1,6 @@
 """What the equations on feature maps share: shapes, common sizes, means."""
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from limbeck.functional._common import result_dtype
@@ -14,8 +15,15 @@ def check_maps(student: Tensor, teacher: Tensor) -> None:
         )
 
 
-def match_sizes(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Average-pool two maps to the smaller height and the smaller width of both."""
+def match_sizes(
+    first: Float[Tensor, "batch _ _ _"], second: Float[Tensor, "batch _ _ _"]
+) -> tuple[Float[Tensor, "batch _ height width"], Float[Tensor, "batch _ height width"]]:
+    """Average-pool two maps to the smaller height and the smaller width of both.
+
+    Args:
+        first: ``[batch, channels, height, width]``.
+        second: the same samples, any channels and size.
+    """
     size = (min(first.shape[2], second.shape[2]), min(first.shape[3], second.shape[3]))
     return _pool(first, size), _pool(second, size)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from limbeck.data.batch import Batch
 from limbeck.errors import MethodError, ShapeError, TapError
-from limbeck.methods.base import Method, Runtime, Terms
+from limbeck.methods.base import Method, Runtime, Stage, Terms
 from limbeck.methods.context import Context
 from limbeck.methods.layers import pair_layers
 from limbeck.taps import TapPair, roles_of
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FORMS = {2: "vectors", 3: "tokens", 4: "maps"}
 PREACTIVATIONS = "preactivations"
+FIRST_SHARE = 30 / 240  # of the epochs: RepDistiller's 30 before its 240
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +140,63 @@ class PairedRuntime(Runtime):
         """Return one term, by the method's name."""
         method = cast(Paired, self.method)
         return {method.name: method.compare(*self.features(student, teacher))}
+
+
+def match_width(projector: str, pair: TapPair, method: str) -> nn.Module:
+    """Return the map from a student's channels to the teacher's: none where they are as many.
+
+    Args:
+        projector: "auto": a 1x1 convolution where the widths differ; "identity": refuse that.
+        pair: the layers; tokens as maps of one column.
+        method: for the message.
+
+    Raises:
+        ShapeError: the widths differ and nothing may be learned.
+    """
+    ours, theirs = map_shape(pair.student_shape)[1], map_shape(pair.teacher_shape)[1]
+    if ours == theirs:
+        return nn.Identity()
+    if projector == "identity":
+        raise ShapeError(
+            f"method {method}: student tap {pair.student!r} has {ours} channels, teacher tap "
+            f"{pair.teacher!r} has {theirs}: layers must be of the same width without a projector; "
+            "set projector: auto, or name layers that fit (pairs: [[student tap, teacher tap]])"
+        )
+    return nn.Conv2d(ours, theirs, 1, bias=False)
+
+
+class WidthRuntime(PairedRuntime):
+    """A method on pairs of layers that must be of the same width: projectors where they are not."""
+
+    def __init__(self, method: Paired, pairs: Sequence[TapPair], projector: str) -> None:
+        super().__init__(method, pairs)
+        self.projectors = nn.ModuleList(match_width(projector, p, method.name) for p in pairs)
+
+    def features(self, student: Outputs, teacher: Outputs) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the paired features as maps, the student's at the teacher's width."""
+        ours, theirs = super().features(student, teacher)
+        maps = [
+            projector(as_map(feature))
+            for projector, feature in zip(self.projectors, ours, strict=True)
+        ]
+        return maps, [as_map(feature) for feature in theirs]
+
+
+def first_stages(method: str, asked: int | None, epochs: int) -> tuple[Stage, ...]:
+    """Return the phases of a method that first trains alone, then leaves the student to the rest.
+
+    Args:
+        method: its name.
+        asked: epochs of the first phase; None: an eighth of all; 0: one phase with everything.
+        epochs: of the whole run.
+    """
+    length = max(1, round(epochs * FIRST_SHARE)) if asked is None else asked
+    if not length:
+        return ()
+    first = Stage(
+        name="init", epochs=length, task=False, terms=(method,), gradient_everywhere=False
+    )
+    return first, Stage(name="distil", without=(method,))
 
 
 def as_map(feature: Tensor) -> Tensor:
