@@ -45,9 +45,11 @@ from limbeck.functional.explanation import (
     explanation_similarity,
     gradcam,
 )
+from limbeck.functional.factor import factor_transfer
 from limbeck.functional.feature import hint
 from limbeck.functional.flow import flow_matrix, fsp
 from limbeck.functional.logit import dml, kd, kd_multilabel, kd_regression
+from limbeck.functional.margin import batch_norm_margin, margin_distance
 from limbeck.functional.matching import power_sum, ttm
 from limbeck.functional.mixture import jensen_shannon
 from limbeck.functional.partial import (
@@ -62,6 +64,7 @@ from limbeck.functional.rectification import (
     replace_by_smoothed_label,
     swap_with_label,
 )
+from limbeck.functional.review import hierarchical_context
 from limbeck.functional.selectivity import neuron_selectivity
 from limbeck.functional.singular import singular_directions, singular_flow
 from limbeck.functional.standardised import kd_standardised, normkd, standardise_logits
@@ -89,6 +92,7 @@ __all__ = [
     "adaptive_expected_calibration_error",
     "attention_map",
     "attention_transfer",
+    "batch_norm_margin",
     "binary_cross_entropy",
     "brier_score",
     "class_hierarchy",
@@ -106,11 +110,13 @@ __all__ = [
     "expected_calibration_error",
     "explanation_loss",
     "explanation_similarity",
+    "factor_transfer",
     "fit_temperature",
     "fit_temperature_by_ace",
     "flow_matrix",
     "fsp",
     "gradcam",
+    "hierarchical_context",
     "hint",
     "is_wrong",
     "jensen_shannon",
@@ -128,6 +134,7 @@ __all__ = [
     "kl_to_probs",
     "label_distribution",
     "label_smoothing_targets",
+    "margin_distance",
     "match_sizes",
     "mixing_weights",
     "negative_log_likelihood",

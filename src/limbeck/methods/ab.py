@@ -48,7 +48,7 @@ class AB(Paired):
     margin: float = 1.0
     init_epochs: int | None = None
 
-    automatic: ClassVar[tuple[str, str]] = (PREACTIVATIONS, PREACTIVATIONS)
+    automatic: ClassVar[tuple[tuple[str, str], ...]] = ((PREACTIVATIONS, PREACTIVATIONS),)
     reads: ClassVar[tuple[str, ...]] = ("maps", "vectors")
     card: ClassVar[Card] = Card(
         title="AB",

@@ -54,7 +54,7 @@ class CC(Paired):
     gamma: float = 0.4
     order: int | None = 2
 
-    automatic: ClassVar[tuple[str, str]] = ("penultimate", "penultimate")
+    automatic: ClassVar[tuple[tuple[str, str], ...]] = (("penultimate", "penultimate"),)
     reads: ClassVar[tuple[str, ...]] = ()
     card: ClassVar[Card] = Card(
         title="CC",

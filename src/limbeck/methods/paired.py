@@ -36,8 +36,8 @@ class Paired(Method):
 
     pairs: str | tuple[Any, ...] = "auto"
 
-    automatic: ClassVar[tuple[str, str]] = ("stages", "stages")
-    """The pair of roles that "auto" stands for, student first."""
+    automatic: ClassVar[tuple[tuple[str, str], ...]] = (("stages", "stages"),)
+    """The pairs of roles that "auto" stands for, student first."""
     reads: ClassVar[tuple[str, ...]] = ("maps", "tokens")
     """Which forms of feature the method can compare."""
 
@@ -57,7 +57,7 @@ class Paired(Method):
         teacher = self.teacher_in(teachers)
         pairs: Any = self.pairs
         if pairs == "auto":
-            pairs = [self.automatic]
+            pairs = self.automatic
             if teacher.module is not None:
                 self._check_declared(student, teacher.module)
         found = pair_layers(student, teacher, pairs, ctx)
@@ -90,10 +90,11 @@ class Paired(Method):
         raise MethodError(f"method {self.name}: has learned parts, use it through a Distiller")
 
     def _check_declared(self, student: nn.Module, teacher: nn.Module) -> None:
-        sides = zip(("student", "teacher"), (student, teacher), self.automatic, strict=True)
-        for side, model, role in sides:
+        roles_wanted = ([pair[side] for pair in self.automatic] for side in (0, 1))
+        sides = zip(("student", "teacher"), (student, teacher), roles_wanted, strict=True)
+        for side, model, roles in sides:
             network = first_member(model)
-            if role == PREACTIVATIONS and role not in roles_of(network):
+            if PREACTIVATIONS in roles and PREACTIVATIONS not in roles_of(network):
                 raise TapError(
                     f"method {self.name}: 'auto' reads the {side}'s layers before their ReLU, "
                     f"which {type(network).__name__} does not declare; name them (pairs: [[student "
