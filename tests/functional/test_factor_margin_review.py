@@ -88,7 +88,7 @@ def test_margin_is_the_mean_of_negative_responses(weight, bias):
     points = sorted({low, min(bias, 0), 0, *(-step * deviation for step in range(1, 10))})
     mass = mpmath.quad(density, points)
     expected = float(mpmath.quad(lambda x: x * density(x), points) / mass)
-    margin = lf.batch_norm_margin(torch.tensor([weight]).double(), torch.tensor([bias]).double())
+    margin = lf.batch_norm_margin(*torch.tensor([[weight], [bias]], dtype=torch.float64))
     assert float(margin) == pytest.approx(expected, rel=1e-8)
 
 

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import functools
 from typing import Any
 
 import pytest
 import torch
-from method_runs import digits, log_of, make_cnn, make_plan, run, same_weights
+from feature_runs import prepare
+from method_runs import log_of, make_cnn, make_plan, run
 from test_every_pair import CLASSES, FAMILIES, SHAPE, images, take_two_steps
 from test_every_pair import make_plan as plan_of
 from torch import nn
 
 from limbeck import functional
 from limbeck.data.batch import Batch
-from limbeck.engine import distiller
 from limbeck.engine.distributed import World
-from limbeck.engine.running import run_plan
 from limbeck.engine.setup import assemble
-from limbeck.engine.signals import Interrupted
 from limbeck.errors import MethodError, ShapeError, TapError
-from limbeck.methods import Runtime, make_method
+from limbeck.methods import make_method
 from limbeck.methods.context import Context
-from limbeck.methods.norms import norms_before
 from limbeck.models import build_model
-from limbeck.taps import tapping
 from limbeck.taps.outputs import Outputs
 from limbeck.teachers.live import LiveTeacher
 from limbeck.testing import check_method, contracts
@@ -49,11 +43,6 @@ PUBLISHED = {
 }
 ON_STAGES = ["at", "nst", "vid", "fsp", "kdsvd"]
 """Methods that compare the stages of any two networks of the same form."""
-
-
-def prepare(method: Any, student: nn.Module, teacher: nn.Module, size: int = 16) -> Any:
-    ctx = Context(example=Batch(inputs=torch.rand(2, 1, size, size)))
-    return method.prepare(student, {"teacher": LiveTeacher(teacher)}, None, ctx)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -349,217 +338,3 @@ def test_connectors_stand_where_shapes_differ_and_deeper_layers_count_double():
         for connector, tap in zip(runtime.connectors, taps, strict=True)
     ]
     torch.testing.assert_close(value, parts[0] / 4 + parts[1] / 2 + parts[2])
-
-
-# FT
-
-LAST = [("resnet", "resnet"), ("resnet", "vgg"), ("shufflenetv2", "resnet"), ("odd", "odd")]
-
-
-@pytest.mark.parametrize("pair", LAST, ids="-".join)
-def test_the_last_maps_of_any_two_networks_have_factors(pair, images):
-    student, teacher = (FAMILIES[family] for family in pair)
-    take_two_steps(plan_of(student, teacher, make_method("ft"), images))
-
-
-def test_maps_of_one_position_say_nothing_of_where(images):
-    def plan(**parameters: Any) -> Any:
-        method = make_method("ft", **parameters)
-        return plan_of(FAMILIES["resnet"], FAMILIES["timm_cnn"], method, images)
-
-    with pytest.raises(ShapeError, match=r"one position.*set form: flat, or name larger layers"):
-        take_two_steps(plan())
-    take_two_steps(plan(form="flat"))
-
-
-def test_tokens_have_no_factors(images):
-    plan = plan_of(FAMILIES["vit"], FAMILIES["vit"], make_method("ft"), images)
-    with pytest.raises(ShapeError, match="compares maps of both; name layers that fit"):
-        take_two_steps(plan)
-
-
-def runtimes_of(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Every runtime that a run fits, in order."""
-    seen: list[Any] = []
-    fitting = distiller.fit_runtimes
-
-    def note(parts: Any, data: Any) -> None:
-        fitting(parts, data)
-        seen.extend((one, copy.deepcopy(one.state_dict())) for one in parts.runtimes)
-
-    monkeypatch.setattr(distiller, "fit_runtimes", note)
-    return seen
-
-
-def test_the_paraphraser_learns_to_rebuild_and_stays_fixed_then(tmp_path, monkeypatch):
-    seen = runtimes_of(monkeypatch)
-    outcome = run(make_plan("ft"), tmp_path / "run")
-    short = run(make_plan({"name": "ft", "fit_epochs": 1}), tmp_path / "short")
-    errors = [
-        {record["ft/reconstruction"] for record in log_of(one.folder.path, "epoch")}
-        for one in (outcome, short)
-    ]
-    assert all(len(one) == 1 for one in errors)
-    assert min(errors[0]) < min(errors[1])
-    runtime, fitted = seen[0]
-    end = runtime.state_dict()
-    for name, value in fitted.items():
-        if "num_batches" not in name:
-            fixed = torch.equal(value, end[name])
-            assert fixed == (not name.startswith("translators")), name
-    assert not any(value.requires_grad for value in runtime.paraphrasers.parameters())
-
-
-def test_the_factor_is_half_as_wide_as_the_teachers_map():
-    runtime = prepare(make_method("ft"), make_cnn(4, 8), make_cnn(4, 12), 8)
-    feature = torch.rand(2, 12, 4, 4)
-    (paraphraser,) = runtime.paraphrasers
-    assert paraphraser(feature).shape == (2, 6, 4, 4)
-    assert paraphraser.reconstruct(feature).shape == feature.shape
-
-
-# OFD
-
-
-def test_margins_are_those_of_the_norm_before_each_layer():
-    teacher = build_model("resnet8", num_classes=10, input_shape=(1, 16, 16))
-    for module in teacher.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.weight)
-            nn.init.normal_(module.bias)
-    runtime = prepare(make_method("ofd"), teacher, teacher)
-    for place in range(3):
-        norm = teacher.get_submodule(f"layer{place + 1}.0.bn2")
-        expected = functional.batch_norm_margin(norm.weight, norm.bias).float()
-        assert torch.equal(runtime.margin(place), expected)
-    assert type(runtime).fit is Runtime.fit  # nothing to measure
-    names = ("layer1.0.bn1", "layer2.0.bn1", "layer3.0.bn1")
-    runtime = prepare(make_method("ofd", norms=names), teacher, teacher)
-    norm = teacher.layer3[0].bn1
-    expected = functional.batch_norm_margin(norm.weight, norm.bias).float()
-    assert torch.equal(runtime.margin(2), expected)
-
-
-@pytest.mark.parametrize("name", ["wrn16_1", "vgg8"])
-def test_the_norm_that_a_layer_is_the_output_of_is_found(name):
-    teacher = build_model(name, num_classes=10, input_shape=(1, 32, 32)).eval()
-    ctx = Context(example=Batch(inputs=torch.rand(2, 1, 32, 32)))
-    live = LiveTeacher(teacher)
-    pairs = make_method("ofd").find_pairs(teacher, {"teacher": live}, ctx)
-    found = norms_before(live, pairs, ctx)
-    inputs = torch.rand(2, 1, 32, 32)
-    taps = [pair.teacher for pair in pairs]
-    with tapping(teacher, [*taps, *found]) as store, torch.no_grad():
-        teacher(inputs)
-    for tap, norm in zip(taps, found, strict=True):
-        assert torch.equal(store[tap], store[norm])
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in teacher.modules())
-
-
-@pytest.mark.parametrize(
-    ("norms", "line"),
-    [
-        (("layer1.0.bn2",), "expected one path for each of the 3 pairs, got 1"),
-        (("layer1.0.bn2", "layer2.0.bn2", "pool"), "got 'pool'"),
-        (("layer1.0.bn2", "layer2.0.bn2", "layer1.0.bn2"), "of 64 channels, in the teacher"),
-    ],
-)
-def test_norms_that_do_not_fit_are_refused(norms, line):
-    teacher = build_model("resnet8", num_classes=10, input_shape=(1, 16, 16))
-    with pytest.raises(MethodError, match=rf"method\.norms: .*{line}"):
-        prepare(make_method("ofd", norms=norms), teacher, teacher)
-
-
-def plain_cnn() -> nn.Module:
-    torch.manual_seed(5)
-    return build_model("cnn", num_classes=10, input_shape=(1, 8, 8), channels=(4, 6), norm="none")
-
-
-def test_without_a_norm_margins_are_measured(tmp_path, monkeypatch):
-    seen = runtimes_of(monkeypatch)
-    plan = make_plan("ofd")
-    network = plain_cnn()
-    run(dataclasses.replace(plan, teachers={"teacher": LiveTeacher(network)}), tmp_path / "run")
-    runtime, _ = seen[0]
-    view = digits().splits["train"]
-    batch = view.fetch(torch.arange(len(view)))
-    with tapping(network.eval(), "preactivations") as store, torch.no_grad():
-        network(digits().augment_eval(batch.inputs, batch.index))
-    for place, feature in enumerate(store.values()):
-        for channel, responses in enumerate(feature.transpose(0, 1)):
-            below = [v for v in responses.flatten().tolist() if v < 0]
-            expected = sum(below) / max(len(below), 1)
-            assert float(runtime.margin(place)[channel]) == pytest.approx(expected, rel=1e-5)
-
-
-# ReviewKD
-
-
-def test_the_review_runs_from_the_last_layer_to_the_first():
-    runtime = prepare(make_method("reviewkd", warmup_epochs=0), make_cnn(3, 4), make_cnn(5, 6), 8)
-    assert runtime.student_taps() == ("stages.0", "stages.1", "penultimate")
-    assert runtime.teacher_taps() == ("preactivations.0", "preactivations.1", "penultimate")
-    runtime.double().eval()
-    shapes = [(2, 3, 8, 8), (2, 4, 4, 4), (2, 4)], [(2, 5, 8, 8), (2, 6, 2, 2), (2, 6)]
-    sides = [[torch.randn(*shape, dtype=torch.float64) for shape in side] for side in shapes]
-    said, heard = (
-        Outputs(torch.zeros(2, 10), dict(zip(taps, side, strict=True)))
-        for taps, side in zip((runtime.student_taps(), runtime.teacher_taps()), sides, strict=True)
-    )
-    value = runtime.losses(said, heard, Batch(inputs=said.logits), Context())["reviewkd"]
-    first, second, last = runtime.fusions
-    (ours, theirs), total = sides, 0.0
-    up = nn.functional.interpolate
-    deep = last.enter(ours[2][..., None, None])
-    total += functional.hierarchical_context(last.leave(deep), theirs[2][..., None, None])
-    mine, deep = second.enter(ours[1]), up(deep, 4)
-    shares = second.attend(torch.cat([mine, deep], 1)).sigmoid()
-    deep = up(mine * shares[:, 0:1] + deep * shares[:, 1:2], 2)
-    total += functional.hierarchical_context(second.leave(deep), theirs[1])
-    mine, deep = first.enter(ours[0]), up(deep, 8)
-    shares = first.attend(torch.cat([mine, deep], 1)).sigmoid()
-    fused = mine * shares[:, 0:1] + deep * shares[:, 1:2]
-    total += functional.hierarchical_context(first.leave(fused), theirs[0])
-    torch.testing.assert_close(value, total)
-
-
-def test_the_review_warms_up_from_the_first_epoch():
-    runtime = prepare(make_method("reviewkd", warmup_epochs=4), make_cnn(3, 4), make_cnn(5, 6), 8)
-    shapes = [(2, 3, 8, 8), (2, 4, 4, 4), (2, 4)], [(2, 5, 8, 8), (2, 6, 4, 4), (2, 6)]
-    logits = torch.zeros(2, 10)
-    said, heard = (
-        Outputs(logits, {tap: torch.rand(*shape) for tap, shape in zip(taps, side, strict=True)})
-        for taps, side in zip((runtime.student_taps(), runtime.teacher_taps()), shapes, strict=True)
-    )
-    runtime.eval()
-    batch = Batch(inputs=logits)
-    found = [
-        float(runtime.losses(said, heard, batch, Context(epoch=epoch))["reviewkd"].detach())
-        for epoch in (0, 1, 3, 9)
-    ]
-    assert found == pytest.approx([found[3] / 4, found[3] / 2, found[3], found[3]])
-
-
-# Resume
-
-
-@pytest.mark.parametrize(
-    "name", ["vid", "cc", "fsp", "ab", "ft", "ofd", "ofd_measured", "reviewkd"]
-)
-def test_a_resumed_run_equals_an_undisturbed_one_and_fits_nothing_again(name, tmp_path):
-    def plan() -> Any:
-        made = make_plan(name.removesuffix("_measured"))
-        if name != "ofd_measured":
-            return made
-        return dataclasses.replace(made, teachers={"teacher": LiveTeacher(plain_cnn())})
-
-    whole = run(plan(), tmp_path / "whole")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distiller.Distiller, "_asked", lambda self: self.position.step >= 5)
-        with pytest.raises(Interrupted):
-            run(plan(), tmp_path / "cut")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distiller, "fit_runtimes", lambda *_: pytest.fail("fitted again"))
-        resumed = run_plan(plan(), tmp_path / "cut", resume=True, quiet=True)
-    assert same_weights(whole.student, resumed.student)
-    assert log_of(tmp_path / "cut") == log_of(tmp_path / "whole")

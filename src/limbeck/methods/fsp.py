@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from limbeck import functional
-from limbeck.errors import ShapeError
 from limbeck.methods.base import Runtime, Stage
 from limbeck.methods.card import Card, Paper
 from limbeck.methods.context import Context
-from limbeck.methods.paired import Paired, WidthRuntime, as_map, first_stages
+from limbeck.methods.paired import Paired, as_map, first_stages
 from limbeck.methods.registry import register_method
+from limbeck.methods.widths import WidthRuntime, at_least_two
 from limbeck.taps import TapPair
 
 if TYPE_CHECKING:
@@ -93,21 +93,3 @@ class FSPRuntime(WidthRuntime):
     def stages(self) -> tuple[Stage, ...]:
         """The start and the rest, or nothing where both are one."""
         return self._stages
-
-
-def at_least_two(
-    method: Paired, student: nn.Module, teachers: Mapping[str, Any], ctx: Context
-) -> list[TapPair]:
-    """Return the pairs of a method that compares consecutive layers.
-
-    Raises:
-        ShapeError: there is one pair alone.
-    """
-    found = method.find_pairs(student, teachers, ctx)
-    if len(found) < 2:
-        raise ShapeError(
-            f"method {method.name}: compares consecutive layers and found one pair alone "
-            f"({found[0].student!r}, {found[0].teacher!r}); name two or more (pairs: [[student "
-            "tap, teacher tap], …])"
-        )
-    return found

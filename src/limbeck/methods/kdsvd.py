@@ -12,9 +12,9 @@ from limbeck import functional
 from limbeck.methods.base import Runtime
 from limbeck.methods.card import Card, Paper
 from limbeck.methods.context import Context
-from limbeck.methods.fsp import at_least_two
-from limbeck.methods.paired import Paired, WidthRuntime, as_map
+from limbeck.methods.paired import Paired, as_map
 from limbeck.methods.registry import register_method
+from limbeck.methods.widths import WidthRuntime, at_least_two
 
 if TYPE_CHECKING:
     from limbeck.data import DataBundle

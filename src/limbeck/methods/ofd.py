@@ -104,7 +104,7 @@ def _margin_of(network: nn.Module, name: str, pair: TapPair) -> Tensor:
     norm = dict(network.named_modules()).get(name)
     channels = pair.teacher_shape[1]
     if isinstance(norm, nn.BatchNorm2d) and norm.affine and norm.num_features == channels:
-        return functional.batch_norm_margin(norm.weight, norm.bias)
+        return functional.batch_norm_margin(norm.weight.cpu(), norm.bias.cpu())
     raise MethodError(
         f"method.norms: expected the path of a batch norm with weights, of "
         f"{channels} channels, in the teacher, got {name!r} (ofd)"
@@ -155,9 +155,9 @@ class MeasuringOFDRuntime(OFDRuntime):
             taps = self.teacher_taps()
             seen = ctx.teacher(batch.to(ctx.device), self.method.teacher, taps=taps).features
             for place in self.open:
-                below = seen[taps[place]].double().clamp(max=0)
-                sums[place] = sums.get(place, torch.zeros(())) + below.sum(dim=(0, 2, 3)).cpu()
-                count = (below < 0).sum(dim=(0, 2, 3)).cpu()
+                below = seen[taps[place]].cpu().double().clamp(max=0)
+                sums[place] = sums.get(place, torch.zeros(())) + below.sum(dim=(0, 2, 3))
+                count = (below < 0).sum(dim=(0, 2, 3))
                 counts[place] = counts.get(place, torch.zeros((), dtype=torch.int64)) + count
         for place in self.open:
             self.margin(place).copy_(sums[place] / counts[place].clamp(min=1))

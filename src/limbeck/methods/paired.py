@@ -143,46 +143,6 @@ class PairedRuntime(Runtime):
         return {method.name: method.compare(*self.features(student, teacher))}
 
 
-def match_width(projector: str, pair: TapPair, method: str) -> nn.Module:
-    """Return the map from a student's channels to the teacher's: none where they are as many.
-
-    Args:
-        projector: "auto": a 1x1 convolution where the widths differ; "identity": refuse that.
-        pair: the layers; tokens as maps of one column.
-        method: for the message.
-
-    Raises:
-        ShapeError: the widths differ and nothing may be learned.
-    """
-    ours, theirs = map_shape(pair.student_shape)[1], map_shape(pair.teacher_shape)[1]
-    if ours == theirs:
-        return nn.Identity()
-    if projector == "identity":
-        raise ShapeError(
-            f"method {method}: student tap {pair.student!r} has {ours} channels, teacher tap "
-            f"{pair.teacher!r} has {theirs}: layers must be of the same width without a projector; "
-            "set projector: auto, or name layers that fit (pairs: [[student tap, teacher tap]])"
-        )
-    return nn.Conv2d(ours, theirs, 1, bias=False)
-
-
-class WidthRuntime(PairedRuntime):
-    """A method on pairs of layers that must be of the same width: projectors where they are not."""
-
-    def __init__(self, method: Paired, pairs: Sequence[TapPair], projector: str) -> None:
-        super().__init__(method, pairs)
-        self.projectors = nn.ModuleList(match_width(projector, p, method.name) for p in pairs)
-
-    def features(self, student: Outputs, teacher: Outputs) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the paired features as maps, the student's at the teacher's width."""
-        ours, theirs = super().features(student, teacher)
-        maps = [
-            projector(as_map(feature))
-            for projector, feature in zip(self.projectors, ours, strict=True)
-        ]
-        return maps, [as_map(feature) for feature in theirs]
-
-
 def first_stages(method: str, asked: int | None, epochs: int) -> tuple[Stage, ...]:
     """Return the phases of a method that first trains alone, then leaves the student to the rest.
 
