@@ -21,6 +21,7 @@ from limbeck.errors import MethodError, ShapeError, TapError
 from limbeck.methods import make_method
 from limbeck.methods.context import Context
 from limbeck.models import build_model
+from limbeck.taps import tapping
 from limbeck.taps.outputs import Outputs
 from limbeck.teachers.live import LiveTeacher
 from limbeck.testing import check_method, contracts
@@ -338,3 +339,16 @@ def test_connectors_stand_where_shapes_differ_and_deeper_layers_count_double():
         for connector, tap in zip(runtime.connectors, taps, strict=True)
     ]
     torch.testing.assert_close(value, parts[0] / 4 + parts[1] / 2 + parts[2])
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_small_cnns_layers_before_the_relu_are_its_stages_before_it(layers):
+    network = build_model(
+        "cnn", num_classes=3, input_shape=(1, 8, 8), channels=(4, 6), layers=layers
+    ).eval()
+    with tapping(network, ["stages", "preactivations"]) as store, torch.no_grad():
+        network(torch.rand(2, 1, 8, 8))
+    for place in range(2):
+        before, after = store[f"preactivations.{place}"], store[f"stages.{place}"]
+        assert torch.equal(before.relu(), after)
+        assert (before < 0).any()
