@@ -155,10 +155,12 @@ def step(plan: Plan, parts: Any) -> None:
     loss.backward()
     for runtime in parts.runtimes:
         for name, value in runtime.named_parameters():
+            if not value.requires_grad:  # fixed parts
+                continue
             assert value.grad is not None, name
             assert torch.isfinite(value.grad).all(), name
         if list(runtime.parameters()):
-            assert any(value.grad.any() for value in runtime.parameters())
+            assert any(v.grad.any() for v in runtime.parameters() if v.requires_grad)
     learning = {n: p.grad for n, p in parts.student.named_parameters() if p.grad is not None}
     assert all(torch.isfinite(gradient).all() for gradient in learning.values())
     first = next(iter(learning))  # the deepest that a gradient must travel

@@ -1,6 +1,9 @@
 """Pure equations: tensors in, tensor out; the student first, the teacher second."""
 
 from limbeck.functional._common import Reduction
+from limbeck.functional._maps import match_sizes
+from limbeck.functional.attention import attention_map, attention_transfer
+from limbeck.functional.boundary import activation_boundary
 from limbeck.functional.calibration import (
     ReliabilityBins,
     adaptive_calibration_error,
@@ -21,6 +24,7 @@ from limbeck.functional.condensation import (
     online_mean,
     ranking,
 )
+from limbeck.functional.congruence import correlation_congruence, neighbour_congruence
 from limbeck.functional.contrastive import bank_scores, bank_update, crd_nce
 from limbeck.functional.correlation import dist, pearson_distance
 from limbeck.functional.decoupled import decoupled_kl, dkd
@@ -42,8 +46,11 @@ from limbeck.functional.explanation import (
     explanation_similarity,
     gradcam,
 )
+from limbeck.functional.factor import factor_transfer
 from limbeck.functional.feature import hint
+from limbeck.functional.flow import flow_matrix, fsp
 from limbeck.functional.logit import dml, kd, kd_multilabel, kd_regression
+from limbeck.functional.margin import batch_norm_margin, margin_distance
 from limbeck.functional.matching import power_sum, ttm
 from limbeck.functional.mixture import jensen_shannon
 from limbeck.functional.partial import (
@@ -59,6 +66,9 @@ from limbeck.functional.rectification import (
     swap_with_label,
 )
 from limbeck.functional.relation import pkt, rkd_angle, rkd_distance, sp
+from limbeck.functional.review import hierarchical_context
+from limbeck.functional.selectivity import neuron_selectivity
+from limbeck.functional.singular import singular_directions, singular_flow
 from limbeck.functional.sparse import kl_sparse
 from limbeck.functional.standardised import kd_standardised, normkd, standardise_logits
 from limbeck.functional.task import (
@@ -68,6 +78,7 @@ from limbeck.functional.task import (
     squared_error,
 )
 from limbeck.functional.temperature import TemperatureFit, fit_temperature, fit_temperature_by_ace
+from limbeck.functional.variational import scale_of_variance, variational_information
 from limbeck.functional.virtual import (
     label_distribution,
     virtual_logits,
@@ -79,16 +90,21 @@ __all__ = [
     "Reduction",
     "ReliabilityBins",
     "TemperatureFit",
+    "activation_boundary",
     "adaptive_calibration_error",
     "adaptive_expected_calibration_error",
+    "attention_map",
+    "attention_transfer",
     "bank_scores",
     "bank_update",
+    "batch_norm_margin",
     "binary_cross_entropy",
     "brier_score",
     "class_hierarchy",
     "class_similarity",
     "classwise_calibration_error",
     "confusion",
+    "correlation_congruence",
     "cost_aware_score",
     "crd_nce",
     "cross_entropy",
@@ -100,9 +116,13 @@ __all__ = [
     "expected_calibration_error",
     "explanation_loss",
     "explanation_similarity",
+    "factor_transfer",
     "fit_temperature",
     "fit_temperature_by_ace",
+    "flow_matrix",
+    "fsp",
     "gradcam",
+    "hierarchical_context",
     "hint",
     "is_wrong",
     "jensen_shannon",
@@ -121,8 +141,12 @@ __all__ = [
     "kl_to_probs",
     "label_distribution",
     "label_smoothing_targets",
+    "margin_distance",
+    "match_sizes",
     "mixing_weights",
     "negative_log_likelihood",
+    "neighbour_congruence",
+    "neuron_selectivity",
     "normkd",
     "online_mean",
     "overconfidence_error",
@@ -137,6 +161,9 @@ __all__ = [
     "rkd_angle",
     "rkd_distance",
     "sample_temperatures",
+    "scale_of_variance",
+    "singular_directions",
+    "singular_flow",
     "soft_cross_entropy",
     "sp",
     "squared_error",
@@ -144,6 +171,7 @@ __all__ = [
     "swap_with_label",
     "ttm",
     "underconfidence_error",
+    "variational_information",
     "virtual_logits",
     "virtual_teacher_loss",
     "wsld",

@@ -14,6 +14,17 @@ from limbeck.models.calling import call_model
 from limbeck.taps import TapPair, pair_taps
 
 
+def teacher_with_layers(method: Method, teachers: Mapping[str, Any]) -> Any:
+    """Return the method's teacher; where it names none, the first one with layers.
+
+    Peers have no layers of their own.
+    """
+    if method.teacher:
+        return teachers[method.teacher]
+    with_layers = [one for one in teachers.values() if one.module is not None]
+    return next(iter(with_layers or teachers.values()))
+
+
 def find_pairs(
     method: Method,
     pairs: str | tuple[Any, ...],
@@ -23,17 +34,14 @@ def find_pairs(
 ) -> list[TapPair]:
     """Pair layers of the student and of the method's teacher, in ``prepare``.
 
-    Where the method names none, that is the first teacher with layers: peers have none of their
-    own. The teacher's side is measured on inputs as the teacher reads them (its statistics, its
+    The teacher's side is measured on inputs as the teacher reads them (its statistics, its
     size), and each side is called as the run calls it (``forward=``).
 
     Raises:
         TeacherError: the teacher has no layers (a black box), or there is no example.
         TapError, ShapeError: as ``pair_taps``.
     """
-    with_layers = [one for one in teachers.values() if one.module is not None]
-    first = next(iter(with_layers or teachers.values()))
-    teacher = teachers[method.teacher] if method.teacher else first
+    teacher = teacher_with_layers(method, teachers)
     if teacher.module is None or ctx.example is None:
         raise TeacherError(
             f"teachers.{teacher.name}: has no layers that {method.name} could read; use a live "

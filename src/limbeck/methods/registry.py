@@ -13,18 +13,6 @@ from limbeck.errors import MethodError, unknown
 from limbeck.methods.base import Method
 
 _METHODS: dict[str, type[Method]] = {}
-_INFRASTRUCTURE = {
-    "base",
-    "card",
-    "compose",
-    "context",
-    "counting",
-    "coupled",
-    "layers",
-    "negatives",
-    "registry",
-    "supervised",
-}
 _discovered = False
 
 M = TypeVar("M", bound=type[Method])
@@ -57,8 +45,7 @@ def _discover() -> None:
     _discovered = True
     package = importlib.import_module("limbeck.methods")
     for module in pkgutil.iter_modules(package.__path__):
-        if module.name not in _INFRASTRUCTURE:
-            importlib.import_module(f"limbeck.methods.{module.name}")
+        importlib.import_module(f"limbeck.methods.{module.name}")
     for entry in importlib.metadata.entry_points(group="limbeck.methods"):
         entry.load()
 

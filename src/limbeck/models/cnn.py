@@ -67,6 +67,7 @@ class CNN(nn.Module):
         in_channels, height, width = check_image("cnn", input_shape)
         channels = check_sizes("channels", channels)
         (layers,) = check_sizes("layers", [layers])
+        self.layers = layers
         self.stages = nn.Sequential()
         size = min(height, width)
         for position, out_channels in enumerate(channels):
@@ -84,9 +85,14 @@ class CNN(nn.Module):
         return logits
 
     def roles(self) -> dict[str, list[str] | str]:
-        """Where the features are: stage outputs after ReLU, before the next stage's pooling."""
+        """Where the features are: stage outputs after ReLU, before the next stage's pooling.
+
+        ``preactivations`` are the same before the ReLU.
+        """
+        stages = [f"stages.{position}" for position in range(len(self.stages))]
         return {
-            "stages": [f"stages.{position}" for position in range(len(self.stages))],
+            "stages": stages,
+            "preactivations": [f"{stage}.relu{self.layers}:in" for stage in stages],
             "penultimate": "pool",
             "head": "head",
         }

@@ -16,6 +16,7 @@ from limbeck.taps.resolve import resolve_taps
 from limbeck.taps.roles import Call, Roles, declares_head, infer_roles, roles_of, unwrap
 
 Shape: TypeAlias = tuple[int, ...]
+_BY_DEPTH = {"stages", "preactivations"}
 Pairs: TypeAlias = "str | Sequence[str | tuple[str, str] | list[str]]"
 
 
@@ -215,7 +216,7 @@ def _as_pairs(pairs: Pairs) -> list[tuple[str, str]]:
 def _match(
     pair: tuple[str, str], student: Mapping[str, Shape], teacher: Mapping[str, Shape]
 ) -> list[tuple[str, str]]:
-    if pair == ("stages", "stages"):
+    if set(pair) <= _BY_DEPTH:
         return align_stages(student, teacher)
     if len(student) != len(teacher):
         raise ShapeError(
