@@ -131,6 +131,7 @@ def test_int8_says_what_it_costs() -> None:
     assert cost_line(scores).startswith("warning: int8 costs 3.00 points of accuracy, more than 1:")
     assert cost_line({**scores, "after": 0.895}) == "int8 costs 0.50 points of accuracy"
     assert cost_line({**scores, "after": 0.91}) == "int8 gains 1.00 points of accuracy"
+    assert cost_line({**scores, "after": 0.9}) == "int8 keeps the accuracy"
     assert cost_line({**scores, "metric": ""}).startswith("int8: the samples have no labels")
 
 

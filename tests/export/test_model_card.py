@@ -26,6 +26,7 @@ def test_the_card_says_what_the_run_did(run_folder: Path, exports: Callable[[str
     run = lb.load_run(run_folder)
     assert f"| accuracy | {run.metrics['accuracy']:.4g} |" in text
     assert f"{run.summary['student']['parameters']:,} parameters" in text
+    assert all(teacher["what"] in text for teacher in run.summary["teachers"].values())
     assert "`plain(weight=1.0)`" in text
     assert "seed: 0 (one run)" in text
     assert "train 1,069; validation 189; test 539" in text

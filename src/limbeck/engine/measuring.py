@@ -160,13 +160,13 @@ class Judge:
         return metrics, predictions
 
     def teacher_summary(self, example: Any) -> dict[str, dict[str, Any]]:
-        """Return, for each teacher that looks at inputs, its cost and its test metrics."""
+        """Return, for each teacher that looks at inputs, what it is, its cost and test metrics."""
         summary: dict[str, dict[str, Any]] = {}
         test = self._plan.data.splits["test"]
         for name, teacher in self._teachers.items():
             if isinstance(teacher, PeersTeacher | VirtualTeacher):
                 continue
-            entry: dict[str, Any] = {"metrics": {}}
+            entry: dict[str, Any] = {"what": teacher.describe(), "metrics": {}}
             if len(test):
                 logits = self.teacher_answers(name, teacher, "test")
                 entry["metrics"]["test"] = score(self._plan.data.task, logits, test.targets)

@@ -103,7 +103,7 @@ def _weights(summary: Mapping[str, Any]) -> str:
 def _teachers(summary: Mapping[str, Any]) -> str:
     found = []
     for name, teacher in summary["teachers"].items():
-        said = [f"{teacher['parameters']:,} parameters"] if "parameters" in teacher else []
+        said = [teacher["what"]] if "what" in teacher else []
         scores = teacher.get("metrics", {}).get("test", {})
         said += [f"test {key} {value:.4g}" for key, value in list(scores.items())[:1]]
         found.append(f"{name} ({', '.join(said)})" if said else name)

@@ -59,6 +59,8 @@ def cost_line(check: Mapping[str, Any]) -> str:
             f"warning: int8 costs {lost:.2f} points of {check['metric']}, more than "
             f"{100 * CLOSE:g}: try more --calibration samples, or export to onnx in float32"
         )
+    if not lost:
+        return f"int8 keeps the {check['metric']}"
     word = "costs" if lost > 0 else "gains"
     return f"int8 {word} {abs(lost):.2f} points of {check['metric']}"
 
