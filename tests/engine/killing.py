@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch._dynamo  # optimisers import it: once in the fork server, not in every child
+from children import let_children_import
 from five_methods import digits, make_plan
 
 digits()
@@ -47,8 +48,7 @@ def spawn(
     method: str, folder: Path, *, resume: bool = False, kill: dict[str, float] | None = None
 ) -> int:
     """Run ``train`` in a process of its own; return its exit code (-9: it was killed)."""
-    # The fork server of Python 3.11 finds what it preloads by PYTHONPATH alone.
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+    let_children_import(Path(__file__).parent)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["killing"])
     process = context.Process(target=train, args=(method, folder, resume, kill))

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from children import let_children_import
 from separable_plans import make_separable_plan
 
 import limbeck.engine.keeping as keeping
@@ -25,7 +26,7 @@ from limbeck.errors import NonFiniteError, StorageError
 
 def run_two_ranks(root: Path) -> list[int | None]:
     """Run ``job`` on two ranks; return their exit codes. What they found is in ``root``."""
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+    let_children_import(Path(__file__).parent)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["killing"])
     processes = [context.Process(target=job, args=(rank, root)) for rank in range(2)]

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from cache_worlds import cached, capture_all, digits, epoch, network, small_shards, visits
+from children import let_children_import
 
 from limbeck.teachers import LiveTeacher
 from limbeck.teachers.cache import read_manifest
@@ -101,9 +102,7 @@ def read(folder: Path, finished: Any, result: Any) -> None:
 
 
 def context() -> Any:
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    )
+    let_children_import(Path(__file__).parent)
     made = multiprocessing.get_context("forkserver")
     made.set_forkserver_preload(["cache_jobs"])
     return made
