@@ -97,7 +97,12 @@ class Rows(Dataset[Any]):
 
 
 def own_loop(
-    method: Any, folder: Path, *, cohort: bool = False, epochs: int = EPOCHS
+    method: Any,
+    folder: Path,
+    *,
+    cohort: bool = False,
+    epochs: int = EPOCHS,
+    momentum: float = 0.0,
 ) -> dict[str, Tensor]:
     """Weights of student and adapters after Limbeck's own loop."""
     from safetensors.torch import load_file
@@ -112,7 +117,7 @@ def own_loop(
         train=Train(
             epochs=epochs,
             batch_size=SIZE,
-            optimizer=Optimizer(name="sgd", lr=RATE, momentum=0.0, weight_decay=0.0),
+            optimizer=Optimizer(name="sgd", lr=RATE, momentum=momentum, weight_decay=0.0),
             schedule=Schedule(name="constant", warmup_epochs=0),
             deploy="last",
         ),

@@ -265,8 +265,8 @@ def _with_statistics() -> LiveTeacher:
 @pytest.mark.parametrize(
     ("method", "changes", "line"),
     [
-        ("kcd", {}, "method kcd: chooses the samples of every epoch, .* use limbeck.distill"),
-        (lb.FitNet(hint_epochs=1) + lb.KD(), {}, r"method fitnet: trains in stages \(hint, distil"),
+        ("kcd", {}, "method kcd: needs data whose samples have an index"),
+        (lb.FitNet(hint_epochs=2), {"epochs": 2}, "epochs: the stages of fitnet need .* 3, got 2"),
         (lb.DML(), {"student": network(4)}, "method dml: needs several students .* got one"),
         (lb.KD(), {"teacher": None}, "method kd: needs a teacher, and there is none"),
         (Fitting(), {}, "method fitting: fits on the training data .* data=limbeck.data.bundle"),

@@ -66,7 +66,7 @@ class Distiller:
         self.parts = parts
         self.judge = judge
         self.position = Position()
-        self.view: View = training_view(plan)
+        self.view: View = training_view(plan.data, plan.methods)
         self.average = parts.average
         self.logbook = Logbook(folder, world, plan.trackers)
         self.keeper = Keeper(self)

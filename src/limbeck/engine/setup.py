@@ -108,7 +108,7 @@ def assemble(plan: Plan, world: World) -> Assembly:
     student, runtimes = prepare_student(student, wiring, ctx)
     average = make_average(student, plan.train.ema)  # a copy, made before there are hooks
     module, voice, weight = join_step(student, runtimes, wiring, ctx)
-    stages = plan_stages(plan, [runtime for group in runtimes[:1] for runtime in group])
+    stages = plan_stages(runtimes[0], plan.train.epochs)
     return Assembly(student, module, voice, plan.teachers, ctx, stages, weight, average)
 
 
@@ -183,7 +183,7 @@ def visits_of(plan: Plan, world: World) -> Visits:
         seed=plan.seed,
         views=train.views,
         epochs=train.epochs,
-        rows=math.ceil(min(train.batch_size, len(training_view(plan))) / slices),
+        rows=math.ceil(min(train.batch_size, len(training_view(plan.data, plan.methods))) / slices),
         channels_last=train.channels_last,
         compile=train.compile,
         changing=tuple(m.name for m in plan.methods if m.card.data_modification != "none"),
@@ -386,22 +386,33 @@ def _announce_taps(wiring: Wiring, groups: Sequence[Sequence[Runtime]]) -> froze
     return frozenset(graph)
 
 
-def plan_stages(plan: Plan, runtimes: Sequence[Runtime]) -> tuple[Stage, ...]:
-    """Lay the stages of the one method that has some over the epochs."""
-    asked = [(runtime.method.name, runtime.stages()) for runtime in runtimes if runtime.stages()]
+def plan_stages(
+    runtimes: Sequence[Runtime], epochs: int, *, key: str = "train.epochs"
+) -> tuple[Stage, ...]:
+    """Lay the stages of the one method that has some over the epochs.
+
+    Args:
+        runtimes: the methods at work, for one student.
+        epochs: in all.
+        key: what the user calls them.
+
+    Raises:
+        MethodError: two methods have stages.
+        RecipeError: there are fewer epochs than stages.
+    """
+    laid = [(runtime.method.name, runtime.stages(epochs)) for runtime in runtimes]
+    asked = [(name, stages) for name, stages in laid if stages]
     if not asked:
-        return (Stage(name="train", epochs=plan.train.epochs),)
+        return (Stage(name="train", epochs=epochs),)
     if len(asked) > 1:
         names = " and ".join(name for name, _ in asked)
         raise MethodError(f"method: {names} both train in stages; use one of them")
     name, stages = asked[0]
-    left = plan.train.epochs - sum(stage.epochs or 0 for stage in stages)
+    left = epochs - sum(stage.epochs or 0 for stage in stages)
     open_ended = [stage for stage in stages if stage.epochs is None]
     if len(open_ended) > 1 or left < len(open_ended):
         needed = sum(stage.epochs or 1 for stage in stages)
-        raise RecipeError(
-            f"train.epochs: the stages of {name} need at least {needed}, got {plan.train.epochs}"
-        )
+        raise RecipeError(f"{key}: the stages of {name} need at least {needed}, got {epochs}")
     return tuple(
         stage if stage.epochs is not None else _with_epochs(stage, left) for stage in stages
     )
@@ -411,10 +422,10 @@ def _with_epochs(stage: Stage, epochs: int) -> Stage:
     return dataclasses.replace(stage, epochs=epochs)
 
 
-def training_view(plan: Plan) -> View:
+def training_view(data: DataBundle, methods: Sequence[Method]) -> View:
     """Return the training samples; without unlabelled ones where no method has a use for them."""
-    view = plan.data.splits["train"]
-    if any(method.card.needs_teacher for method in plan.methods):
+    view = data.splits["train"]
+    if any(method.card.needs_teacher for method in methods):
         return view
     if bool(view.labelled.all()):
         return view

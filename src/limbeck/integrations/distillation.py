@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,8 @@ from limbeck.engine.plan import Wiring
 from limbeck.engine.setup import SETUP_STEP, check_methods, join_step, prepare_student
 from limbeck.engine.step import StepModule
 from limbeck.errors import MethodError
+from limbeck.integrations.course import Course
+from limbeck.integrations.epoch_batches import EpochBatches, epoch_loader
 from limbeck.integrations.reading import (
     Forward,
     as_batch,
@@ -28,20 +29,21 @@ from limbeck.integrations.reading import (
     task_of,
 )
 from limbeck.integrations.refusals import refuse_methods, refuse_runtimes
+from limbeck.integrations.state import Remembering
 from limbeck.methods import Method, as_methods
-from limbeck.methods.base import Runtime, Stage
+from limbeck.methods.base import Runtime
 from limbeck.methods.context import Context
 from limbeck.models import Cohort
 from limbeck.models.calling import twice_differentiable_attention
 from limbeck.teachers import as_teachers
 
 if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
     from limbeck.data import DataBundle
 
-_STAGE = Stage(name="train")
 
-
-class Distillation(nn.Module):
+class Distillation(Remembering):
     """Any method in a loop of your own: call it on a batch, and it returns the loss.
 
     It holds the student and what the methods learn beside it (adapters, memory); these are its
@@ -57,9 +59,10 @@ class Distillation(nn.Module):
         task: "classification", "multilabel" or "regression"; None: guessed from the example.
         task_weight: weight of the one task term; None: that of the leftmost method's paper.
         forward: ``forward(model, batch)`` for models that are not called as ``model(inputs)``.
-        data: the data, for methods that fit on them or remember samples; their train part must be
-            the set that is trained on, in the order that the samples' indices count.
-        epochs: epochs in all, for methods that change over time.
+        data: the data, for methods that fit on them, remember samples or choose them; their train
+            part must be the set that is trained on, in the order that the samples' indices count.
+        epochs: epochs in all, for methods that change over time or train in stages; None: told by
+            :meth:`expect` before the first step.
         steps: optimiser steps in all; None: progress moves from epoch to epoch.
         seed: seed of adapters and of what methods draw.
         labels: key of the targets in batches that are mappings.
@@ -98,7 +101,7 @@ class Distillation(nn.Module):
         task_weight: float | None = None,
         forward: Forward | None = None,
         data: DataBundle | None = None,
-        epochs: int = 1,
+        epochs: int | None = 1,
         steps: int | None = None,
         seed: int = 0,
         labels: str = "labels",
@@ -116,7 +119,7 @@ class Distillation(nn.Module):
         self._ctx = Context(
             task=self.task,
             num_outputs=data.num_outputs if data else count_outputs(student, shown, forward),
-            epochs=epochs,
+            epochs=epochs or 1,
             num_members=len(members_of(student)),
             seed=seed,
             device=device,
@@ -132,13 +135,13 @@ class Distillation(nn.Module):
             forward=forward,
         )
         try:
-            self._wire(student, wiring)
+            self._wire(student, wiring, epochs)
         except BaseException:  # what does not fit leaves no hook behind
             for one in self.teachers.values():
                 one.close()
             raise
 
-    def _wire(self, student: nn.Module, wiring: Wiring) -> None:
+    def _wire(self, student: nn.Module, wiring: Wiring, epochs: int | None) -> None:
         ctx = self._ctx
         check_methods(wiring)
         with torch.random.fork_rng(devices=[]):  # the loop's own draws stay what they were
@@ -153,33 +156,65 @@ class Distillation(nn.Module):
         self.student = student
         self.runtimes = step.runtimes
         self.__dict__["_step"] = step  # not registered: its parts are, under names of their own
+        self._course = Course(step, ctx, epochs, self._data, self._seed)
         self._shaped, self._fitted, self._deployed, self._drawn = False, False, False, -1
         # Memory differs from process to process on purpose: DDP must not overwrite it.
         self._ddp_params_and_buffers_to_ignore = self.memory_names()
 
-    # A step.
+    # An epoch, and a step in it.
+
+    def epoch_start(self, *optimizers: Any) -> None:
+        """Where a stage begins, clear the state of the optimisers: before every epoch.
+
+        Args:
+            optimizers: all that train student and adapters. What they step by goes on as it is:
+                a rate's schedule, unlike in Limbeck's own loop, is one for all stages.
+        """
+        self._course.enter(optimizers)
+
+    def batches(self, size: int, *, drop_last: bool = False) -> DataLoader[Any]:
+        """Return a loader over the present epoch's samples: those that methods chose, in order.
+
+        The batches are those of Limbeck's own loop, augmentation and all: both follow from seed
+        and epoch, by ``epoch_end``. Iterate anew in every epoch. Its length is that of the epoch.
+
+        Args:
+            size: samples a step, over all processes.
+            drop_last: whether to leave out the smaller last step.
+
+        Raises:
+            MethodError: the data are not known.
+        """
+        self._find_world()
+        _ = self._course.view  # refused here where the data are not known
+        assert self._data is not None
+        options: dict[str, Any] = {"size": size, "seed": self._seed, "drop_last": drop_last}
+        return epoch_loader(EpochBatches(self._course, self._data, self._ctx, **options))
 
     def forward(self, batch: Any) -> Tensor:
         """Return the loss of a batch: all knowledge terms and the one task term, weighted.
 
         Raises:
-            MethodError: a method needs the samples' index and the batch has none; nothing in the
-                loss depends on the student; or the student was deployed.
+            MethodError: a method needs the samples' index and the batch has none; the loop missed
+                the beginning of a stage, or the samples that a method chose; nothing in the loss
+                depends on the student; or the student was deployed.
         """
         batch = self._receive(batch)
+        stage = self._course.stage
+        self._ctx.stage = stage.name
         for runtime in self._step.data_runtimes():
             batch = runtime.batch(batch, self._ctx)
         with self._attention():
             loss: Tensor
-            loss, terms = self._step(batch, _STAGE)
+            loss, terms = self._step(batch, stage)
         if torch.is_grad_enabled():
-            refuse_constant(loss, _STAGE)
+            refuse_constant(loss, stage)
         self.terms = {name: value * self._ctx.world_size for name, value in terms.items()}
         return loss
 
     def before_step(self) -> None:
         """Add what methods add to gradients: after backward, before clipping and the optimiser."""
-        shape_gradients(self._step, self._ctx, _STAGE, None)
+        shape_gradients(self._step, self._ctx, self._course.stage, None)
         self._shaped = True
 
     def after_step(self) -> None:
@@ -211,9 +246,15 @@ class Distillation(nn.Module):
         if not self._steps:
             self._ctx.progress = min(1.0, self._ctx.epoch / self._ctx.epochs)
 
-    def expect(self, *, steps: int, epochs: int) -> None:
-        """Say how long training will be, where that was not known before."""
-        self._steps, self._ctx.epochs = steps, epochs
+    def expect(self, *, steps: int | None, epochs: int) -> None:
+        """Say how long training will be, where that was not known before.
+
+        Raises:
+            LimbeckError: the stages do not fit into the epochs.
+        """
+        self._course.lay(epochs)
+        self._steps = None if self.chooses_samples else steps  # their number is not known ahead
+        self._ctx.epochs = epochs
 
     @property
     def epoch(self) -> int:
@@ -224,6 +265,16 @@ class Distillation(nn.Module):
     def deployed(self) -> bool:
         """Whether the student was taken out."""
         return self._deployed
+
+    @property
+    def chooses_samples(self) -> str | None:
+        """Name of a method that chooses the samples of epochs; None where none does."""
+        return self._course.chooses
+
+    @property
+    def has_stages(self) -> bool:
+        """Whether training has several stages, in which not all parameters get gradients."""
+        return self._course.has_stages
 
     @property
     def changes_gradients(self) -> str | None:
@@ -263,69 +314,6 @@ class Distillation(nn.Module):
         same = all(a is b for a, b in zip(members, stripped, strict=True))
         return (self.student if same else Cohort(stripped)).eval()
 
-    # State: student, runtimes, teachers that change, and the position.
-
-    def training_state(self) -> dict[str, Tensor]:
-        """Return the state without the student's own: what a checkpoint keeps beside it."""
-        state = self.state_dict()
-        return {name: value for name, value in state.items() if not name.startswith("student.")}
-
-    def load_training_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what :meth:`training_state` gave; the student stays as it is.
-
-        Raises:
-            RuntimeError: it is the state of other methods, students or teachers.
-        """
-        self.load_state_dict({**self.state_dict(), **state})
-        missing = self.training_state().keys() - state.keys()
-        if missing:
-            raise RuntimeError(f"missing: {', '.join(sorted(missing))}")
-
-    def memory_names(self) -> list[str]:
-        """Return the names of the runtimes' buffers."""
-        return [name for name, _ in self.named_buffers() if name.startswith("runtimes.")]
-
-    def _followers(self) -> dict[str, nn.Module]:
-        return {
-            f"teachers.{name}.": teacher.state
-            for name, teacher in self.teachers.items()
-            if teacher.changes and teacher.state is not None
-        }
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[f"{prefix}position"] = torch.tensor([self._ctx.epoch, self._ctx.step])
-        for start, module in self._followers().items():
-            module.state_dict(destination=destination, prefix=prefix + start, keep_vars=keep_vars)
-
-    def _load_from_state_dict(
-        self,
-        state_dict: Any,
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        extra = (f"{prefix}teachers.", f"{prefix}position")
-        plain = {name: value for name, value in state_dict.items() if not name.startswith(extra)}
-        super()._load_from_state_dict(
-            plain, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
-        position = state_dict.get(f"{prefix}position")
-        if position is None:
-            missing_keys.append(f"{prefix}position")
-        else:
-            self._ctx.epoch, self._ctx.step = (int(number) for number in position)
-            self._fitted = True  # what was fitted is in the state
-        for start, module in self._followers().items():
-            begun = prefix + start
-            kept = {k.removeprefix(begun): v for k, v in state_dict.items() if k.startswith(begun)}
-            answer = module.load_state_dict(kept, strict=False)
-            missing_keys += [begun + name for name in answer.missing_keys]
-            unexpected_keys += [begun + name for name in answer.unexpected_keys]
-
     # Small things.
 
     def _receive(self, batch: Any) -> Batch:
@@ -333,6 +321,7 @@ class Distillation(nn.Module):
         if self._deployed:
             raise MethodError("the student was deployed and is plain: make a new Distillation")
         self._settle()
+        self._course.check()
         read = as_batch(batch, self.task, self._labels).to(self._ctx.device)
         if read.index is None:
             needing = [method.name for method in self.methods if method.card.needs_index]
@@ -353,9 +342,7 @@ class Distillation(nn.Module):
             ctx.device = device
             for teacher in self.teachers.values():
                 teacher.bind(self._data, device)
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            world = World(dist.get_rank(), dist.get_world_size(), device)
-            ctx.rank, ctx.world_size, ctx.sum = world.rank, world.size, world.sum
+        self._find_world()
         if ctx.step != self._drawn:
             self._drawn = ctx.step
             ctx.generator.manual_seed(mix(self._seed, ctx.step, ctx.rank))
@@ -365,6 +352,13 @@ class Distillation(nn.Module):
                 for runtime in self._step.each_runtime():
                     runtime.fit(self._data, ctx)
         self._fitted = True
+
+    def _find_world(self) -> None:
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            ctx = self._ctx
+            world = World(dist.get_rank(), dist.get_world_size(), ctx.device)
+            ctx.rank, ctx.world_size, ctx.sum = world.rank, world.size, world.sum
+            ctx.gather = world.gather
 
     def _attention(self) -> AbstractContextManager[None]:
         if any(method.card.double_backward for method in self.methods):

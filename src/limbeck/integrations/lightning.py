@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from limbeck.engine.step import task_loss
-from limbeck.errors import ModelError, RecipeError
+from limbeck.errors import MethodError, ModelError, RecipeError
 from limbeck.integrations.distillation import Distillation
 from limbeck.integrations.reading import Forward, as_batch
 from limbeck.integrations.refusals import WAY_OUT
@@ -21,6 +22,8 @@ except ImportError as missing:
     ) from missing
 
 if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
     from limbeck.data import DataBundle
 
 _SHARDED = ("FSDP", "DeepSpeed", "ModelParallel")
@@ -43,7 +46,8 @@ class DistillationModule(LightningModule):
         task: "classification", "multilabel" or "regression"; None: guessed from the example.
         task_weight: weight of the one task term; None: that of the leftmost method's paper.
         forward: ``forward(model, batch)`` for models that are not called as ``model(inputs)``.
-        data: the training data as a bundle, for methods that fit on them or remember samples.
+        data: the training data as a bundle, for methods that fit on them, remember samples or
+            choose them.
         seed: seed of adapters and of what methods draw.
 
     Raises:
@@ -74,6 +78,7 @@ class DistillationModule(LightningModule):
             task_weight=task_weight,
             forward=forward,
             data=data,
+            epochs=None,  # Lightning says it when training starts
             seed=seed,
         )
         self._make_optimizer = optimizer
@@ -94,11 +99,24 @@ class DistillationModule(LightningModule):
         """Return the plain student in eval mode, once training is over."""
         return self.distillation.deploy()
 
+    def batches(self, size: int, *, drop_last: bool = False) -> DataLoader[Any]:
+        """Return the loader to train on where a method chooses samples; see ``Distillation``.
+
+        With it, give Lightning's Trainer ``reload_dataloaders_every_n_epochs=1``, so that it asks
+        for the number of batches in every epoch.
+        """
+        return self.distillation.batches(size, drop_last=drop_last)
+
     def setup(self, stage: str) -> None:
-        """Refuse strategies that shard the module."""
-        strategy = type(self.trainer.strategy).__name__
-        if stage == "fit" and strategy.startswith(_SHARDED):
-            raise RecipeError(f"strategy: {strategy} shards what methods must read; {WAY_OUT}")
+        """Refuse strategies that shard the module, or that wait for gradients that never come."""
+        strategy, chooses = self.trainer.strategy, self.distillation.chooses_samples
+        kind = type(strategy).__name__
+        if stage == "fit" and kind.startswith(_SHARDED):
+            raise RecipeError(f"strategy: {kind} shards what methods must read; {WAY_OUT}")
+        if stage == "fit" and chooses and self.trainer.world_size > 1:
+            raise MethodError(
+                f"method {chooses}: chooses samples, here in one process only; {WAY_OUT}"
+            )
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser over student and adapters."""
@@ -106,16 +124,24 @@ class DistillationModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Tell the methods how long training will be."""
-        epochs = self.trainer.max_epochs
-        self.distillation.expect(
-            steps=int(self.trainer.estimated_stepping_batches),
-            epochs=epochs if epochs and epochs > 0 else 1,
-        )
+        trainer = self.trainer
+        epochs, steps = trainer.max_epochs, int(trainer.estimated_stepping_batches)
+        if not epochs or epochs < 0:  # max_steps says how long
+            each = trainer.num_training_batches / trainer.accumulate_grad_batches
+            epochs = max(1, math.ceil(steps / math.ceil(each))) if math.isfinite(each) else 1
+        self.distillation.expect(steps=steps, epochs=epochs)
+        find = getattr(self.trainer.strategy, "_ddp_kwargs", {"find_unused_parameters": True})
+        if self.distillation.has_stages and not find.get("find_unused_parameters"):
+            raise RecipeError(
+                "strategy: in a stage not all parameters get gradients; give Trainer "
+                'strategy="ddp_find_unused_parameters_true"'
+            )
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Catch up where a checkpoint was written between the last step and the epoch's end."""
         if self.distillation.epoch < self.trainer.current_epoch:
             self.distillation.epoch_end()
+        self.distillation.epoch_start(*self._optimizers())
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the loss of a batch; log it and its terms."""
@@ -146,6 +172,10 @@ class DistillationModule(LightningModule):
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Log the same as in validation."""
         self._measure(batch, "test")
+
+    def _optimizers(self) -> list[Any]:
+        found = self.optimizers(use_pl_optimizer=False)
+        return found if isinstance(found, list) else [found]
 
     def _measure(self, batch: Any, split: str) -> None:
         task = self.distillation.task

@@ -11,7 +11,7 @@ WAY_OUT = "use limbeck.distill"
 
 
 def refuse_methods(methods: Sequence[Method], *, num_students: int) -> None:
-    """Raise MethodError for a method that chooses samples, or needs more students than there are.
+    """Raise MethodError for a method that needs more students than there are.
 
     Args:
         methods: all methods.
@@ -23,8 +23,6 @@ def refuse_methods(methods: Sequence[Method], *, num_students: int) -> None:
                 f"method {method.name}: needs several students that learn together, got one; give "
                 f"limbeck.Distillation or a Lightning DistillationModule a list, or {WAY_OUT}"
             )
-        if method.card.selects:
-            _refuse_choice(method)
 
 
 def refuse_runtimes(runtimes: Sequence[Runtime], *, has_data: bool) -> None:
@@ -36,24 +34,13 @@ def refuse_runtimes(runtimes: Sequence[Runtime], *, has_data: bool) -> None:
     """
     for runtime in runtimes:
         method, kind = runtime.method, type(runtime)
-        if kind.examples is not Runtime.examples:
-            _refuse_choice(method)
-        stages = runtime.stages()
-        if stages:
-            names = ", ".join(stage.name for stage in stages)
+        if kind.examples is not Runtime.examples and not has_data:
             raise MethodError(
-                f"method {method.name}: trains in stages ({names}), each with an optimiser of its "
-                f"own, and this loop has one; make it one stage, or {WAY_OUT}"
+                f"method {method.name}: chooses among the training data in every epoch; pass "
+                f"data=limbeck.data.bundle_from(train, validation, test), or {WAY_OUT}"
             )
         if kind.fit is not Runtime.fit and not has_data:
             raise MethodError(
                 f"method {method.name}: fits on the training data before the first step; pass "
                 f"data=limbeck.data.bundle_from(train, validation, test), or {WAY_OUT}"
             )
-
-
-def _refuse_choice(method: Method) -> None:
-    raise MethodError(
-        f"method {method.name}: chooses the samples of every epoch, which only Limbeck's own loop "
-        f"can follow; {WAY_OUT}"
-    )

@@ -81,20 +81,20 @@ class AB(Paired):
         self, student: nn.Module, teachers: Mapping[str, Any], data: DataBundle | None, ctx: Context
     ) -> Runtime:
         """Pair the layers and build a connector for each pair whose shapes differ."""
-        return ABRuntime(self, self.find_pairs(student, teachers, ctx), ctx.epochs)
+        return ABRuntime(self, self.find_pairs(student, teachers, ctx))
 
 
 class ABRuntime(PairedRuntime):
     """AB at work: connectors, and the phases."""
 
-    def __init__(self, method: AB, pairs: Sequence[TapPair], epochs: int) -> None:
+    def __init__(self, method: AB, pairs: Sequence[TapPair]) -> None:
         super().__init__(method, pairs)
         self.connectors = nn.ModuleList(make_connector(pair) for pair in pairs)
-        self._stages = first_stages(method.name, method.init_epochs, epochs)
 
-    def stages(self) -> tuple[Stage, ...]:
+    def stages(self, epochs: int) -> tuple[Stage, ...]:
         """The start and the rest, or nothing where both are one."""
-        return self._stages
+        method = cast(AB, self.method)
+        return first_stages(method.name, method.init_epochs, epochs)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, ctx: Context) -> Terms:
         """Return ``{"ab": scalar}``: deeper layers count twice as much as those before them."""

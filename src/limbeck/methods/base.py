@@ -203,8 +203,8 @@ class Runtime(nn.Module):
     def fit(self, data: DataBundle, ctx: Context) -> None:
         """Fit on training data, once, on a fresh start; never on resume."""
 
-    def stages(self) -> tuple[Stage, ...]:
-        """Phases of training; empty: one phase with everything."""
+    def stages(self, epochs: int) -> tuple[Stage, ...]:
+        """Phases of a training of so many epochs; empty: one phase with everything."""
         return ()
 
     def examples(self, view: View, ctx: Context) -> View:

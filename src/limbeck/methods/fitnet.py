@@ -134,13 +134,13 @@ class FitNetRuntime(Runtime):
         """The hint layers."""
         return tuple(pair.teacher for pair in self.pairs)
 
-    def stages(self) -> tuple[Stage, ...]:
+    def stages(self, epochs: int) -> tuple[Stage, ...]:
         """The hint stage and the rest, where the method is staged."""
-        epochs = cast(FitNet, self.method).hint_epochs
-        if not epochs:
+        length = cast(FitNet, self.method).hint_epochs
+        if not length:
             return ()
         hint = Stage(
-            name="hint", epochs=epochs, task=False, terms=("fitnet",), gradient_everywhere=False
+            name="hint", epochs=length, task=False, terms=("fitnet",), gradient_everywhere=False
         )
         return hint, Stage(name="distil", without=("fitnet",))
 

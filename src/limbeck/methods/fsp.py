@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from torch import Tensor, nn
 
@@ -76,7 +76,7 @@ class FSP(Paired):
         self, student: nn.Module, teachers: Mapping[str, Any], data: DataBundle | None, ctx: Context
     ) -> Runtime:
         """Pair the layers; project where their widths differ."""
-        return FSPRuntime(self, at_least_two(self, student, teachers, ctx), ctx.epochs)
+        return FSPRuntime(self, at_least_two(self, student, teachers, ctx))
 
     def compare(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
         """Return the sum over consecutive layers."""
@@ -86,10 +86,10 @@ class FSP(Paired):
 class FSPRuntime(WidthRuntime):
     """FSP at work, in its phases."""
 
-    def __init__(self, method: FSP, pairs: Sequence[TapPair], epochs: int) -> None:
+    def __init__(self, method: FSP, pairs: Sequence[TapPair]) -> None:
         super().__init__(method, pairs, method.projector)
-        self._stages = first_stages(method.name, method.init_epochs, epochs)
 
-    def stages(self) -> tuple[Stage, ...]:
+    def stages(self, epochs: int) -> tuple[Stage, ...]:
         """The start and the rest, or nothing where both are one."""
-        return self._stages
+        method = cast(FSP, self.method)
+        return first_stages(method.name, method.init_epochs, epochs)
