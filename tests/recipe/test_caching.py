@@ -157,6 +157,10 @@ def test_the_summary_of_a_plan_and_of_a_report_say_it() -> None:
         ),
         ({"teacher": {"cache": NET, "codec": {"kk": 0}}}, "unknown key 'kk': did you mean 'k'"),
         ({"teacher": {"cache": NET, "budget": "much"}}, "teacher.budget: expected bytes or a size"),
+        (
+            {"teacher": {"cache": {"train": {"method": "plain"}, "inputs": "clean"}}},
+            "teacher.cache.inputs: unknown key 'inputs': did you mean teacher.inputs, further out",
+        ),
         ({"teacher": {"cache": NET, "inputs": "clear"}}, "teacher.inputs: .*did you mean 'clean'"),
         ({"method": "e2kd", "student": "cnn"}, "for gradients, which a cache does not keep"),
         (

@@ -107,7 +107,9 @@ def _one(details: Mapping[str, Any], root: type) -> tuple[str, str]:
     for part in parts:
         key = join_key(key, part)
     if details["type"] == "unexpected_keyword_argument":
-        return key, _unknown_key(key, str(parts[-1]), _type_at(root, loc[:-1]))
+        return key, _misplaced(loc, root) or _unknown_key(
+            key, str(parts[-1]), _type_at(root, loc[:-1])
+        )
     cause = details.get("ctx", {}).get("error")
     if isinstance(cause, LimbeckError):
         return _from_range_check(key, str(cause))
@@ -160,6 +162,21 @@ def _hint(what: str, value: Any) -> str:
             return ""
         return " (this is text: remove the quotes)"
     return ""
+
+
+def _misplaced(loc: Sequence[str | int], root: type) -> str | None:
+    """Say where a key belongs that was written too deep; None where nothing above has it.
+
+    The document itself is left out: its keys are many, and rarely meant from within.
+    """
+    name = str(loc[-1])
+    for cut in range(len(loc) - 2, 0, -1):
+        if name in _fields(_type_at(root, loc[:cut])):
+            key = ""
+            for part in [*(part for part in loc[:cut] if part not in TAGS), name]:
+                key = join_key(key, part)
+            return f"unknown key {name!r}: did you mean {key}, further out?"
+    return None
 
 
 def _unknown_key(key: str, name: str, kind: Any) -> str:
