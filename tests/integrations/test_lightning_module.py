@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from foreign_loops import (
     students,
     teacher,
 )
+from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 import limbeck as lb
@@ -222,3 +226,28 @@ def test_a_strategy_that_shards_is_refused() -> None:
     module._trainer = Around()  # type: ignore[assignment]
     with pytest.raises(lb.LimbeckError, match="strategy: FSDPStrategy shards"):
         module.setup("fit")
+
+
+JOB = Path(__file__).with_name("lightning_job.py")
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_in_stages(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, str(JOB), str(tmp_path / "two.safetensors")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    sys.path.insert(0, str(JOB.parent))
+    from lightning_job import train as train_one
+
+    one = train_one(tmp_path, SIZE, devices=1)
+    two = load_file(tmp_path / "two.safetensors")
+    assert two["position"].tolist() == [EPOCHS, EPOCHS * STEPS, 1, -1]
+    for name, value in one.distillation.state_dict().items():
+        assert torch.allclose(value.float(), two[name].float(), atol=1e-5), name
