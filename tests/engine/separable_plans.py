@@ -23,6 +23,7 @@ PLANS = {
     "dml": ["dml"],
     "e2kd": ["e2kd"],
     "kcd": ["kd", {"name": "kcd", "stage_epochs": 1, "tau": 0.6}],
+    "backward": ["kd", {"name": "backward", "rounds": 1}],
 }
 # Methods that compare samples, and so depend on micro-batches, but not on ranks.
 COUPLED = {
@@ -48,7 +49,8 @@ def make_separable_plan(name: str, **train: object) -> Plan:
 
     # Batches of the coupled methods cannot be cut in two equal parts.
     size = 31 if name in COUPLED else 32
-    settings = {"epochs": 2, "batch_size": size, "optimizer": Optimizer(lr=0.02), **train}
+    epochs = 3 if name == "backward" else 2
+    settings = {"epochs": epochs, "batch_size": size, "optimizer": Optimizer(lr=0.02), **train}
     return Plan(
         name=name,
         data=digits(),

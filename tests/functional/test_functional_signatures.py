@@ -20,11 +20,13 @@ TARGETS = torch.tensor([0, 2, -100, 1])
 COUNT = torch.tensor([0, 1, 2, 3])
 
 CALLS = {
+    "with_norms_of": [(LOGITS, OTHERS), (MAPS, MAPS)],
     "activation_boundary": [(MAPS, MAPS), (LOGITS, OTHERS)],
     "adaptive_calibration_error": [(LOGITS.softmax(1), TARGETS)],
     "adaptive_expected_calibration_error": [(LOGITS.softmax(1), TARGETS)],
     "bank_scores": [(LOGITS, MAPS.flatten(2)[:, 0, :3], COUNT.view(4, 1) % 4)],
     "bank_update": [(torch.rand(5, 3), COUNT, LOGITS)],
+    "ascend": [(LOGITS, lambda x: x.square().sum(1))],
     "attention_map": [(MAPS,)],
     "attention_transfer": [(MAPS, MAPS[:, :1, :4])],
     "batch_norm_margin": [(LOGITS[0], OTHERS[0])],
@@ -115,6 +117,7 @@ OPTIONS = {
     "cost_aware_score": {"stage_epochs": 4},
     "crd_nce": {"log_normaliser": 0.0, "num_data": 5},
     "explanation_loss": {"size": (5, 5)},
+    "ascend": {"rate": 0.1, "steps": 2},
     "explanation_similarity": {"size": (5, 5)},
     "kd_at_temperature": {"temperature": torch.ones(1)},
     "label_distribution": {"correct": 0.9},

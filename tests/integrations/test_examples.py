@@ -17,6 +17,7 @@ SAYS = {
     "plain_loop": r"student: (0\.\d+)",
     "transformers_trainer": r"16 wide: ([01]\.\d+)",
     "lightning_module": r"'val_accuracy': (0\.\d+)",
+    "polynomial": r"teacher: (\d\.\d+) on 8 points",
 }
 
 
@@ -37,6 +38,16 @@ def test_an_example_runs_and_its_student_learns(name: str, tmp_path: Path) -> No
     said = re.findall(SAYS[name], done.stdout)
     assert said, done.stdout
     assert float(said[-1]) > 0.5, done.stdout
+
+
+def test_copies_bring_the_polynomials_together(tmp_path: Path) -> None:
+    script = EXAMPLES / "polynomial.py"
+    said = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path, check=True
+    ).stdout
+    before, after = (float(number) for number in re.findall(r"\d\.\d+", said))
+    assert after < before / 2
+    assert "<svg" in (tmp_path / "polynomial.svg").read_text()
 
 
 def test_the_plain_loop_is_short() -> None:

@@ -2,6 +2,7 @@
 
 from limbeck.functional._common import Reduction
 from limbeck.functional._maps import match_sizes
+from limbeck.functional.ascent import ascend, with_norms_of
 from limbeck.functional.attention import attention_map, attention_transfer
 from limbeck.functional.boundary import activation_boundary
 from limbeck.functional.calibration import (
@@ -93,6 +94,7 @@ __all__ = [
     "activation_boundary",
     "adaptive_calibration_error",
     "adaptive_expected_calibration_error",
+    "ascend",
     "attention_map",
     "attention_transfer",
     "bank_scores",
@@ -174,6 +176,7 @@ __all__ = [
     "variational_information",
     "virtual_logits",
     "virtual_teacher_loss",
+    "with_norms_of",
     "wsld",
     "wsld_weight",
 ]
