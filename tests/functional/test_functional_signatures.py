@@ -80,6 +80,7 @@ CALLS = {
     "negative_log_likelihood": [(LOGITS, TARGETS)],
     "neighbour_congruence": [(LOGITS, OTHERS)],
     "neuron_selectivity": [(MAPS, MAPS[:, :1, :4])],
+    "nkd": [(LOGITS, OTHERS, TARGETS)],
     "normkd": [(LOGITS, OTHERS)],
     "online_mean": [(LOGITS[:, 0], COUNT, LOGITS[:, 1])],
     "overconfidence_error": [(LOGITS.softmax(1), TARGETS)],

@@ -53,6 +53,7 @@ from limbeck.functional.logit import dml, kd, kd_multilabel, kd_regression
 from limbeck.functional.margin import batch_norm_margin, margin_distance
 from limbeck.functional.matching import power_sum, ttm
 from limbeck.functional.mixture import jensen_shannon
+from limbeck.functional.normalised import nkd
 from limbeck.functional.partial import (
     class_hierarchy,
     class_similarity,
@@ -147,6 +148,7 @@ __all__ = [
     "negative_log_likelihood",
     "neighbour_congruence",
     "neuron_selectivity",
+    "nkd",
     "normkd",
     "online_mean",
     "overconfidence_error",
