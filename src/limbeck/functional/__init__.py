@@ -49,6 +49,7 @@ from limbeck.functional.explanation import (
 from limbeck.functional.factor import factor_transfer
 from limbeck.functional.feature import hint
 from limbeck.functional.flow import flow_matrix, fsp
+from limbeck.functional.gram import batch_correlation, class_correlation
 from limbeck.functional.logit import dml, kd, kd_multilabel, kd_regression
 from limbeck.functional.margin import batch_norm_margin, margin_distance
 from limbeck.functional.matching import power_sum, ttm
@@ -98,9 +99,11 @@ __all__ = [
     "attention_transfer",
     "bank_scores",
     "bank_update",
+    "batch_correlation",
     "batch_norm_margin",
     "binary_cross_entropy",
     "brier_score",
+    "class_correlation",
     "class_hierarchy",
     "class_similarity",
     "classwise_calibration_error",
