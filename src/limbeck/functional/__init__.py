@@ -26,6 +26,7 @@ from limbeck.functional.condensation import (
 )
 from limbeck.functional.congruence import correlation_congruence, neighbour_congruence
 from limbeck.functional.contrastive import bank_scores, bank_update, crd_nce
+from limbeck.functional.correlated import cakd, split_kl
 from limbeck.functional.correlation import dist, pearson_distance
 from limbeck.functional.decoupled import decoupled_kl, dkd
 from limbeck.functional.divergence import (
@@ -103,6 +104,7 @@ __all__ = [
     "batch_norm_margin",
     "binary_cross_entropy",
     "brier_score",
+    "cakd",
     "class_correlation",
     "class_hierarchy",
     "class_similarity",
@@ -171,6 +173,7 @@ __all__ = [
     "singular_flow",
     "soft_cross_entropy",
     "sp",
+    "split_kl",
     "squared_error",
     "standardise_logits",
     "swap_with_label",
