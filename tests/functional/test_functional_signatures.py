@@ -61,6 +61,7 @@ CALLS = {
     "jensen_shannon": [(LOGITS, OTHERS), (TOKENS, TOKENS)],
     "kd": [(LOGITS, OTHERS), (TOKENS, TOKENS)],
     "kd_at_temperature": [(LOGITS, OTHERS)],
+    "kd_cross_entropy": [(LOGITS, OTHERS), (TOKENS, TOKENS)],
     "kd_multilabel": [(LOGITS, OTHERS)],
     "kd_per_sample": [(LOGITS, OTHERS, LOGITS[:, 0].exp())],
     "kd_regression": [(LOGITS, OTHERS)],

@@ -72,6 +72,7 @@ from limbeck.functional.relation import pkt, rkd_angle, rkd_distance, sp
 from limbeck.functional.review import hierarchical_context
 from limbeck.functional.selectivity import neuron_selectivity
 from limbeck.functional.singular import singular_directions, singular_flow
+from limbeck.functional.soft_labels import kd_cross_entropy
 from limbeck.functional.sparse import kl_sparse
 from limbeck.functional.standardised import kd_standardised, normkd, standardise_logits
 from limbeck.functional.task import (
@@ -134,6 +135,7 @@ __all__ = [
     "jensen_shannon",
     "kd",
     "kd_at_temperature",
+    "kd_cross_entropy",
     "kd_multilabel",
     "kd_per_sample",
     "kd_regression",
