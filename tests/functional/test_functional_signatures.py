@@ -62,6 +62,7 @@ CALLS = {
     "kd": [(LOGITS, OTHERS), (TOKENS, TOKENS)],
     "kd_at_temperature": [(LOGITS, OTHERS)],
     "kd_cross_entropy": [(LOGITS, OTHERS), (TOKENS, TOKENS)],
+    "kd_hard": [(LOGITS, OTHERS), (TOKENS, TOKENS)],
     "kd_multilabel": [(LOGITS, OTHERS)],
     "kd_per_sample": [(LOGITS, OTHERS, LOGITS[:, 0].exp())],
     "kd_regression": [(LOGITS, OTHERS)],

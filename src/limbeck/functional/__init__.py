@@ -51,6 +51,7 @@ from limbeck.functional.factor import factor_transfer
 from limbeck.functional.feature import hint
 from limbeck.functional.flow import flow_matrix, fsp
 from limbeck.functional.gram import batch_correlation, class_correlation
+from limbeck.functional.hard import kd_hard
 from limbeck.functional.logit import dml, kd, kd_multilabel, kd_regression
 from limbeck.functional.margin import batch_norm_margin, margin_distance
 from limbeck.functional.matching import power_sum, ttm
@@ -136,6 +137,7 @@ __all__ = [
     "kd",
     "kd_at_temperature",
     "kd_cross_entropy",
+    "kd_hard",
     "kd_multilabel",
     "kd_per_sample",
     "kd_regression",
