@@ -42,6 +42,7 @@ from limbeck.functional.dynamic_temperature import (
     kd_per_sample,
     sample_temperatures,
 )
+from limbeck.functional.ensemble import gated_logits, native_ensemble
 from limbeck.functional.explanation import (
     explanation_loss,
     explanation_similarity,
@@ -129,6 +130,7 @@ __all__ = [
     "fit_temperature_by_ace",
     "flow_matrix",
     "fsp",
+    "gated_logits",
     "gradcam",
     "hierarchical_context",
     "hint",
@@ -154,6 +156,7 @@ __all__ = [
     "margin_distance",
     "match_sizes",
     "mixing_weights",
+    "native_ensemble",
     "negative_log_likelihood",
     "neighbour_congruence",
     "neuron_selectivity",
