@@ -4,6 +4,7 @@ from limbeck.functional._common import Reduction
 from limbeck.functional._maps import match_sizes
 from limbeck.functional.attention import attention_map, attention_transfer
 from limbeck.functional.boundary import activation_boundary
+from limbeck.functional.boundary_samples import adversarial_targets, base_samples, boundary_step
 from limbeck.functional.calibration import (
     ReliabilityBins,
     adaptive_calibration_error,
@@ -99,13 +100,16 @@ __all__ = [
     "activation_boundary",
     "adaptive_calibration_error",
     "adaptive_expected_calibration_error",
+    "adversarial_targets",
     "attention_map",
     "attention_transfer",
     "bank_scores",
     "bank_update",
+    "base_samples",
     "batch_correlation",
     "batch_norm_margin",
     "binary_cross_entropy",
+    "boundary_step",
     "brier_score",
     "cakd",
     "class_correlation",
