@@ -10,7 +10,7 @@ from limbeck.data.mixing import PART, PARTNER, shown
 from limbeck.data.samples import TensorSamples
 from limbeck.data.seeds import counter_integers, counter_uniform
 from limbeck.data.view import View
-from limbeck.errors import MethodError, RecipeError, ShapeError
+from limbeck.errors import MethodError, RecipeError, ShapeError, TeacherError
 from limbeck.teachers.cache.drawing import drawn
 from limbeck.teachers.visits import Visits
 
@@ -119,3 +119,14 @@ def test_methods_that_mixtures_cannot_serve(method, line):
     warned = "data.augment: mixed samples have no label: the task term counts nothing"
     assert check_data(load_recipe(content), data) == [warned]
     assert check_data(load_recipe({**content, "task": {"weight": 0}}), data) == []
+
+
+def test_a_mixture_has_no_clean_view():
+    from limbeck.teachers.cache import refuse_nothing_to_save
+
+    data = load_data("digits", num_train=32, augment=[{"mixup": 0.5}])
+    with pytest.raises(TeacherError, match=r"teachers\.big\.inputs: mixup mixes samples"):
+        refuse_nothing_to_save("big", data, "clean", None)
+    with pytest.raises(TeacherError, match="there is nothing to save"):
+        refuse_nothing_to_save("big", data, "views", None)
+    refuse_nothing_to_save("big", data, "views", 4)
