@@ -211,7 +211,12 @@ def distill(
         data=bundle,
         make_student=make_student,
         methods=methods,
-        teachers=as_teachers(teacher, isinstance(student, list | tuple), forward),
+        teachers=as_teachers(
+            teacher,
+            isinstance(student, list | tuple),
+            forward,
+            past=any(one.teacher == "self" for one in methods),
+        ),
         task_weight=task_weight,
         train=settings,
         checkpoints=checkpoints or Checkpoints(),

@@ -20,6 +20,8 @@ LOGIT_LOSSES = {
     "dml": lambda s, t: lf.dml(s, [t, t.flip(0).flip(0)], average=True),
     "kd_multilabel": lambda s, t: lf.kd_multilabel(s, t, temperature=2.0),
     "dkd": lambda s, t: lf.dkd(s, t, t.argmax(-1), temperature=2.0),
+    "cakd": lambda s, t: lf.cakd(s, t, strong=2, beta=0.5, gamma=2.0),
+    "cakd_by_mass": lambda s, t: lf.cakd(s, t, strong=1, by_mass=True, temperature=1.0),
     "kd_standardised": lf.kd_standardised,
     "normkd": lf.normkd,
     "jensen_shannon": lambda s, t: lf.jensen_shannon(s, t, beta=0.3),

@@ -19,8 +19,10 @@ from limbeck.engine.settings import Checkpoints, Optimizer, Train
 from limbeck.methods import as_methods
 from limbeck.models import Cohort
 from limbeck.models.cnn import CNN
+from limbeck.models.vit import ViT
 from limbeck.teachers.live import LiveTeacher
 from limbeck.teachers.peers import PeersTeacher
+from limbeck.teachers.snapshot import SnapshotTeacher
 
 
 class WideCNN(CNN):
@@ -36,6 +38,30 @@ class WideCNN(CNN):
 
 def make_cnn(*channels: int) -> nn.Module:
     return CNN(10, (1, 8, 8), channels=channels)
+
+
+class Double(nn.Module):
+    """Makes its inputs float64."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.double()
+
+
+def wide_chain(*channels: int) -> nn.Module:
+    """The small CNN in float64 as a chain of modules, the widening of its inputs among them."""
+    network = CNN(10, (1, 8, 8), channels=channels).double()
+    return nn.Sequential(Double(), *network.stages, network.pool, network.head)
+
+
+class WideViT(ViT):
+    """A small distilled transformer in float64, whatever the precision of its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__(10, (1, 8, 8), patch=4, dim=12, depth=1, distilled=True)
+        self.double()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs.double())
 
 
 @contextmanager
@@ -89,15 +115,21 @@ def make_plan(
     """Return the plan of 8 steps with these methods; ``wide`` is all in float64."""
     chosen = as_methods(list(methods))
     cohort = any(method.card.students == "cohort" for method in chosen)
-    cnn = WideCNN if wide else make_cnn
+    branched = any(method.name == "one" for method in chosen)
+    cnn = (wide_chain if branched else WideCNN) if wide else make_cnn
+    two_heads = any(method.example_student["model"] == "vit" for method in chosen)
 
     def make_student() -> nn.Module:
+        if two_heads:
+            return WideViT()
         if cohort:
             return Cohort([cnn(4 + 2 * number, 8) for number in range(members)])
         return cnn(4, 8)
 
     needs = any(method.card.needs_teacher for method in chosen)
     teacher = {"teacher": LiveTeacher(teacher_network(wide))} if needs else {}
+    if any(method.teacher == "self" for method in chosen):
+        teacher = {"self": SnapshotTeacher(name="self")}
     settings = {
         "epochs": 2,
         "batch_size": 16,

@@ -40,6 +40,8 @@ def _fitting(name: str) -> Setting:
     """A setting in which the method called ``name`` can work."""
     if make_method(name).teacher == "peers":
         return dataclasses.replace(FITTING, teachers={"peers": "features"})
+    if make_method(name).teacher == "self":
+        return dataclasses.replace(FITTING, teachers={"self": "module"})
     return FITTING
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.table import Table
@@ -55,7 +55,7 @@ def catalogue_table(width: int = _WIDE) -> Table:
             ", ".join(card.knowledge),
             f"{_authors(card)} {card.paper.year}" if card.paper else "–",
             *((", ".join(card.location) or "–", ", ".join(card.tasks)) if wide else ()),
-            "; ".join(_needs(card)) or "nothing",
+            "; ".join(_needs(kind)) or "nothing",
         )
     return table
 
@@ -72,9 +72,10 @@ def _authors(card: Card) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} et al."
 
 
-def _needs(card: Card) -> Iterator[str]:
+def _needs(kind: type[Method]) -> Iterator[str]:
     """Say what a method needs, in a few words each."""
-    if card.needs_teacher:
+    card = kind.card
+    if card.needs_teacher and kind.teacher != "self":  # the student's own past is at hand
         what = {"sparse": "its outputs", "outputs": "its outputs", "head": "its head"}
         what["features"] = "its features"
         if card.students == "cohort":
@@ -100,12 +101,12 @@ def card_text(name: str) -> Text:
     text = Text()
     text.append(f"{card.title}", style="bold").append(f"  ({name})\n")
     text.append(f"{_summary(kind)}\n\n")
-    for label, value in _facts(card):
+    for label, value in _facts(kind):
         text.append(f"{label:<13}", style="dim").append(f"{value}\n")
     text.append("\nparameters\n", style="bold")
     for line in _parameters(kind):
         text.append(line + "\n")
-    text.append("\nrecipe\n", style="bold").append(_recipe(name, card))
+    text.append("\nrecipe\n", style="bold").append(_recipe(name, kind))
     text.append("\npython\n", style="bold").append(_python(kind))
     return text
 
@@ -115,7 +116,8 @@ def _summary(kind: type[Method]) -> str:
     return " ".join(doc.split("\n\n")[0].split())
 
 
-def _facts(card: Card) -> Iterator[tuple[str, str]]:
+def _facts(kind: type[Method]) -> Iterator[tuple[str, str]]:
+    card = kind.card
     if card.paper is not None:
         yield "paper", str(card.paper)
         if card.paper.arxiv:
@@ -125,7 +127,7 @@ def _facts(card: Card) -> Iterator[tuple[str, str]]:
     yield "knowledge", f"{', '.join(card.knowledge)}{carried}"
     yield "where", ", ".join(card.location) or "–"
     yield "tasks", ", ".join(card.tasks)
-    yield "needs", "; ".join(_needs(card)) or "nothing"
+    yield "needs", "; ".join(_needs(kind)) or "nothing"
     yield (
         "labels",
         {"labels": "needed", "labels optional": "used where there are some"}.get(
@@ -181,16 +183,32 @@ def argument_docs(kind: Any) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in entries}
 
 
-def _recipe(name: str, card: Card) -> str:
+def _recipe(name: str, kind: type[Method]) -> str:
+    card = kind.card
     lines = ["data: digits"]
     if card.students == "cohort":
         lines += ["student: [cnn, cnn]"]
     else:
-        lines += ["student: cnn"]
-        if card.needs_teacher or _selects_only(card):
+        lines += [f"student: {_written(kind.example_student)}"]
+        if _asks_another(kind):
             lines += ["teacher: {train: teacher.yaml}"]
     method = f"[kd, {name}]" if _selects_only(card) else name
     return textwrap.indent("\n".join([*lines, f"method: {method}"]) + "\n", "  ")
+
+
+def _written(student: Mapping[str, Any]) -> str:
+    """Return a student as a recipe writes it, on one line."""
+    if set(student) == {"model"}:
+        return str(student["model"])
+    import yaml
+
+    text: str = yaml.safe_dump(dict(student), default_flow_style=True, sort_keys=False, width=1000)
+    return text.strip()
+
+
+def _asks_another(kind: type[Method]) -> bool:
+    """Whether a teacher must be given: the student's past and its peers need not be."""
+    return kind.teacher is None and (kind.card.needs_teacher or _selects_only(kind.card))
 
 
 def _selects_only(card: Card) -> bool:
@@ -201,8 +219,7 @@ def _selects_only(card: Card) -> bool:
 def _python(kind: type[Method]) -> str:
     card = kind.card
     student = "student=[small, other]" if card.students == "cohort" else "student=small"
-    asks = card.needs_teacher or _selects_only(card)
-    teacher = "teacher=big, " if asks and card.students != "cohort" else ""
+    teacher = "teacher=big, " if _asks_another(kind) else ""
     method = f"lb.{kind.__name__}()"
     if _selects_only(card):
         method = f"lb.KD() + {method}"

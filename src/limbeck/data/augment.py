@@ -33,15 +33,18 @@ class Augment:
     """From raw inputs to what a model sees: float, augmented, normalised.
 
     Steps are done in this order whatever the order of the list: crop, flip, rotate (geometric),
-    noise, normalize, cutout. Each sample's draw depends on (seed, view, index) alone: the same
-    three give the same pixels, bit for bit, in whatever batch the sample comes.
+    noise, normalize, cutout, and last, by whoever draws the batches, mixup. Each sample's draw
+    depends on (seed, view, index) alone: the same three give the same pixels, bit for bit, in
+    whatever batch the sample comes.
 
     Args:
         steps: a list of ``{"crop": {"padding": 4, "mode": "zero"}}`` (or "reflect"), ``"flip"``,
             ``{"rotate": degrees}`` (uniform in ± degrees, bilinear), ``{"cutout": size}`` (a square
             in pixels, set to the mean: DeVries and Taylor 2017), ``{"noise": std}`` (normal, std in
-            units of [0, 1]), ``{"normalize": {"mean": [...], "std": [...]}}``, and for inputs by
-            name ``"trim"`` (columns of tokens that are padding in the whole batch are left out).
+            units of [0, 1]), ``{"normalize": {"mean": [...], "std": [...]}}``, ``{"mixup": share}``
+            (training samples are mixed with others, up to that share, and have no label then:
+            ``limbeck.data.mixing``), and for inputs by name ``"trim"`` (columns of tokens that
+            are padding in the whole batch are left out).
 
     Raises:
         RecipeError: an unknown step, one given twice, or a value out of range.
@@ -92,7 +95,8 @@ class Augment:
     @property
     def is_random(self) -> bool:
         """Whether views differ."""
-        return self.steps.is_geometric or self.steps.noise > 0 or self.steps.cutout > 0
+        steps = self.steps
+        return steps.is_geometric or steps.noise > 0 or steps.cutout > 0 or steps.mixup > 0
 
     @property
     def normalization(self) -> Normalize | None:

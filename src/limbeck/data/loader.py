@@ -9,8 +9,9 @@ import torch
 
 from limbeck.data.augment import Augment
 from limbeck.data.batch import Batch, Draw
+from limbeck.data.mixing import shown
 from limbeck.data.prefetch import prefetch
-from limbeck.data.seeds import mix, permutation
+from limbeck.data.seeds import permutation
 from limbeck.data.view import View
 from limbeck.errors import DataError, RecipeError
 
@@ -68,26 +69,24 @@ def batches(
     plan = _step_sizes(len(view), batch_size, world_size, accumulate, drop_last)
     order = permutation(seed, epoch, len(view)) if shuffle else torch.arange(len(view))
     number = epoch if views is None else epoch % views
-    labels = [0, *view.labelled[order].cumsum(0).tolist()]  # running count: labels before a place
+    labelled = view.labelled[order] & (augment.steps.mixup == 0)  # mixed samples have none
+    labels = [0, *labelled.cumsum(0).tolist()]  # running count: labels before a place
     mine = [
         _slices(step * batch_size, *plan[step], rank, world_size)
         for step in range(start_step, len(plan))
     ]
-    requests = ((order[a:b], mix(seed, number)) for slices in mine for a, b in slices)
-    raw = prefetch(view.fetch, requests, getattr(view.samples, "num_workers", 0))
+    places = view.indices[order]
+    requests = (places[a:b] for slices in mine for a, b in slices)
+    drawn = shown(view, requests, augment, seed=seed, number=number)
     draw = Draw(view.samples, augment, seed, number)
     for step, slices in enumerate(mine, start_step):
         begin, size = step * batch_size, plan[step][0]
         known = labels[begin + size] - labels[begin]
         micro_batches = []
         for a, b in slices:
-            batch = next(raw)
-            inputs = augment(batch.inputs, batch.index, seed=seed, view=number)
             label_share = (labels[b] - labels[a]) / known if known else 0.0
             micro_batches.append(
-                batch.replace(
-                    inputs=inputs, share=(b - a) / size, label_share=label_share, draw=draw
-                )
+                next(drawn).replace(share=(b - a) / size, label_share=label_share, draw=draw)
             )
         yield micro_batches
 

@@ -12,7 +12,7 @@ from limbeck.data.normalize import Normalize
 from limbeck.errors import RecipeError, unknown
 
 Step = str | Mapping[str, Any]
-STEPS = ("crop", "flip", "rotate", "cutout", "noise", "normalize", "trim")
+STEPS = ("crop", "flip", "rotate", "cutout", "noise", "normalize", "mixup", "trim")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Steps:
         cutout: side of the square that is blanked, in pixels.
         noise: standard deviation, in units of [0, 1].
         normalize: input statistics.
+        mixup: largest share of another sample that is mixed in.
         trim: leave out columns of tokens that are padding in the whole batch.
     """
 
@@ -37,6 +38,7 @@ class Steps:
     cutout: int = 0
     noise: float = 0.0
     normalize: Normalize | None = None
+    mixup: float = 0.0
     trim: bool = False
 
     @property
@@ -55,6 +57,8 @@ class Steps:
         if self.normalize is not None:
             mean, std = list(self.normalize.mean), list(self.normalize.std)
             steps.append({"normalize": {"mean": mean, "std": std}})
+        if self.mixup:
+            steps.append({"mixup": self.mixup})
         return [*steps, "trim"] if self.trim else steps
 
 
@@ -109,7 +113,10 @@ def _read(name: str, value: Any) -> dict[str, Any]:
             for key, v in options.items()
         }
         return {"normalize": Normalize(**numbers)}
-    return {name: _number(name, value, whole=name == "cutout")}
+    number = _number(name, value, whole=name == "cutout")
+    if name == "mixup" and number > 1:
+        raise RecipeError(f"mixup: expected a share in [0, 1], got {value!r}")
+    return {name: number}
 
 
 def _options(

@@ -212,16 +212,19 @@ def _deploy(run: Distiller) -> nn.Module:
     return members[run.keeper.best.member].eval()
 
 
-def _deployed_spec(plan: Plan, member: int) -> Mapping[str, Any] | None:
+def _deployed_spec(run: Distiller, student: nn.Module) -> Mapping[str, Any] | None:
     """Return how to rebuild what is deployed; None where it is not known."""
+    plan, member = run.plan, run.keeper.best.member
+    if not isinstance(plan.student_spec, list | tuple):
+        spec = plan.student_spec
+        for runtime in run.parts.module.member_runtimes(0):
+            spec = runtime.deployed_spec(spec, student)
+        return spec
     if any(method.card.deploys == "grown" for method in plan.methods):
         return None
-    if not isinstance(plan.student_spec, list | tuple):
-        return plan.student_spec
     if plan.cohort == "ensemble" and len(plan.student_spec) > 1:
         return cohort_mean_spec(plan.student_spec)
-    spec: Mapping[str, Any] | None = plan.student_spec[member]
-    return spec
+    return plan.student_spec[member]
 
 
 def _summarise(run: Distiller, student: nn.Module) -> dict[str, Any]:
@@ -241,7 +244,7 @@ def _summarise(run: Distiller, student: nn.Module) -> dict[str, Any]:
     if predictions:
         contiguous = {name: value.contiguous() for name, value in predictions.items()}
         write_bytes(run.folder.predictions, save(contiguous))
-    spec = _deployed_spec(plan, best.member)
+    spec = _deployed_spec(run, student)
     stats = plan.data.normalization
     extra: dict[str, Any] = {
         "class_names": list(plan.data.class_names),

@@ -236,6 +236,27 @@ def check_methods(wiring: Wiring) -> None:
             )
         if card.needs_teacher:
             _check_teacher(method, wiring)
+    if wiring.data is not None:
+        refuse_mixed(wiring.methods, wiring.data)
+
+
+def refuse_mixed(methods: Sequence[Method], data: DataBundle) -> None:
+    """Refuse methods that need what mixed samples do not have: labels, and a place in the set."""
+    if not data.augment_train.steps.mixup:
+        return
+    for method in methods:
+        if method.card.supervision == "labels":
+            raise MethodError(
+                f"data.augment: mixup leaves no sample its label, which method {method.name} "
+                "needs; leave mixup out, or use a method that learns from the teacher alone (kd)"
+            )
+        if method.card.selects:
+            raise MethodError(
+                f"data.augment: mixup, and method {method.name} which chooses samples, cannot go "
+                "together; leave one of them out"
+            )
+    if not any(method.card.needs_teacher for method in methods):
+        raise MethodError("data.augment: mixup leaves no sample its label, and no teacher is asked")
 
 
 def _check_teacher(method: Method, wiring: Wiring) -> None:

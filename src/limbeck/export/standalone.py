@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any
 
 from limbeck._version import __version__
+from limbeck.models.branched import NATIVE_ENSEMBLE, Branched
 from limbeck.models.cohort import COHORT_MEAN, CohortMean
 from limbeck.models.registry import model_entry
 
@@ -88,6 +89,12 @@ def _construct(spec: Mapping[str, Any], gathered: _Gathered) -> str | None:
             return None
         mean = gathered.add(CohortMean.__module__, CohortMean.__qualname__)
         return f"{mean}([{', '.join(str(member) for member in members)}])"
+    if name == NATIVE_ENSEMBLE:
+        network = _construct(arguments.pop("network"), gathered)
+        if network is None:
+            return None
+        branched = gathered.add(Branched.__module__, Branched.__qualname__)
+        return f"{branched}({', '.join([network, *_words(arguments)])})"
     if name.startswith("timm/"):
         gathered.imports.add("import timm")
         inside = {"num_classes": given["num_classes"], "in_chans": given["input_shape"][0]}
@@ -101,8 +108,11 @@ def _construct(spec: Mapping[str, Any], gathered: _Gathered) -> str | None:
 
 
 def _call(function: str, places: list[Any], names: Mapping[str, Any]) -> str:
-    words = [*map(repr, places), *(f"{key}={value!r}" for key, value in names.items())]
-    return f"{function}({', '.join(words)})"
+    return f"{function}({', '.join([*map(repr, places), *_words(names)])})"
+
+
+def _words(names: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={value!r}" for key, value in names.items()]
 
 
 @dataclass

@@ -5,6 +5,7 @@ from limbeck.functional._maps import match_sizes
 from limbeck.functional.ascent import ascend, with_norms_of
 from limbeck.functional.attention import attention_map, attention_transfer
 from limbeck.functional.boundary import activation_boundary
+from limbeck.functional.boundary_samples import adversarial_targets, base_samples, boundary_step
 from limbeck.functional.calibration import (
     ReliabilityBins,
     adaptive_calibration_error,
@@ -27,6 +28,7 @@ from limbeck.functional.condensation import (
 )
 from limbeck.functional.congruence import correlation_congruence, neighbour_congruence
 from limbeck.functional.contrastive import bank_scores, bank_update, crd_nce
+from limbeck.functional.correlated import cakd, split_kl
 from limbeck.functional.correlation import dist, pearson_distance
 from limbeck.functional.decoupled import decoupled_kl, dkd
 from limbeck.functional.divergence import (
@@ -42,6 +44,7 @@ from limbeck.functional.dynamic_temperature import (
     kd_per_sample,
     sample_temperatures,
 )
+from limbeck.functional.ensemble import gated_logits, native_ensemble
 from limbeck.functional.explanation import (
     explanation_loss,
     explanation_similarity,
@@ -50,10 +53,13 @@ from limbeck.functional.explanation import (
 from limbeck.functional.factor import factor_transfer
 from limbeck.functional.feature import hint
 from limbeck.functional.flow import flow_matrix, fsp
+from limbeck.functional.gram import batch_correlation, class_correlation
+from limbeck.functional.hard import kd_hard
 from limbeck.functional.logit import dml, kd, kd_multilabel, kd_regression
 from limbeck.functional.margin import batch_norm_margin, margin_distance
 from limbeck.functional.matching import power_sum, ttm
 from limbeck.functional.mixture import jensen_shannon
+from limbeck.functional.normalised import nkd
 from limbeck.functional.partial import (
     class_hierarchy,
     class_similarity,
@@ -70,6 +76,7 @@ from limbeck.functional.relation import pkt, rkd_angle, rkd_distance, sp
 from limbeck.functional.review import hierarchical_context
 from limbeck.functional.selectivity import neuron_selectivity
 from limbeck.functional.singular import singular_directions, singular_flow
+from limbeck.functional.soft_labels import kd_cross_entropy
 from limbeck.functional.sparse import kl_sparse
 from limbeck.functional.standardised import kd_standardised, normkd, standardise_logits
 from limbeck.functional.task import (
@@ -94,14 +101,20 @@ __all__ = [
     "activation_boundary",
     "adaptive_calibration_error",
     "adaptive_expected_calibration_error",
+    "adversarial_targets",
     "ascend",
     "attention_map",
     "attention_transfer",
     "bank_scores",
     "bank_update",
+    "base_samples",
+    "batch_correlation",
     "batch_norm_margin",
     "binary_cross_entropy",
+    "boundary_step",
     "brier_score",
+    "cakd",
+    "class_correlation",
     "class_hierarchy",
     "class_similarity",
     "classwise_calibration_error",
@@ -123,6 +136,7 @@ __all__ = [
     "fit_temperature_by_ace",
     "flow_matrix",
     "fsp",
+    "gated_logits",
     "gradcam",
     "hierarchical_context",
     "hint",
@@ -130,6 +144,8 @@ __all__ = [
     "jensen_shannon",
     "kd",
     "kd_at_temperature",
+    "kd_cross_entropy",
+    "kd_hard",
     "kd_multilabel",
     "kd_per_sample",
     "kd_regression",
@@ -146,9 +162,11 @@ __all__ = [
     "margin_distance",
     "match_sizes",
     "mixing_weights",
+    "native_ensemble",
     "negative_log_likelihood",
     "neighbour_congruence",
     "neuron_selectivity",
+    "nkd",
     "normkd",
     "online_mean",
     "overconfidence_error",
@@ -168,6 +186,7 @@ __all__ = [
     "singular_flow",
     "soft_cross_entropy",
     "sp",
+    "split_kl",
     "squared_error",
     "standardise_logits",
     "swap_with_label",

@@ -110,7 +110,8 @@ class Distillation(Remembering):
         self.methods: tuple[Method, ...] = as_methods(method)
         student = read_student(student)
         refuse_methods(self.methods, num_students=len(members_of(student)))
-        self.teachers = as_teachers(teacher, len(members_of(student)) > 1, forward)
+        past = any(one.teacher == "self" for one in self.methods)
+        self.teachers = as_teachers(teacher, len(members_of(student)) > 1, forward, past)
         self.task = task or (data.task if data else task_of(example, labels))
         self.terms: dict[str, Tensor] = {}
         self._data, self._labels, self._steps, self._seed = data, labels, steps, seed

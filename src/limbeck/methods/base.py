@@ -74,6 +74,8 @@ class Method:
     name: ClassVar[str]
     teacher_gradients: ClassVar[bool] = False
     """Whether ``losses`` asks its teacher for gradients at the tapped features."""
+    example_student: ClassVar[Mapping[str, Any]] = {"model": "cnn"}
+    """A student that it can work with, as a recipe writes it: for examples and for tests."""
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense. Subclasses extend it and call super first."""
@@ -245,3 +247,14 @@ class Runtime(nn.Module):
     def deploy(self, student: nn.Module) -> nn.Module:
         """Return the student without what served training only."""
         return student
+
+    def deployed_spec(
+        self, spec: Mapping[str, Any] | None, student: nn.Module
+    ) -> Mapping[str, Any] | None:
+        """Return how to rebuild what ``deploy`` returned; None: that is not known.
+
+        Args:
+            spec: how to rebuild the student as it was given; None: unknown.
+            student: what was deployed.
+        """
+        return None if self.method.card.deploys == "grown" else spec

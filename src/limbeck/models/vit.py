@@ -86,7 +86,7 @@ class TransformerBlock(nn.Module):
 
 
 class Pool(nn.Module):
-    """One vector a sample: the class token, or the mean of all tokens."""
+    """One vector a sample: the class token, the one behind it, or the mean of all tokens."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -94,7 +94,9 @@ class Pool(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return ``[batch, dim]``."""
-        return tokens[:, 0] if self.kind == "class" else tokens.mean(dim=1)
+        if self.kind == "mean":
+            return tokens.mean(dim=1)
+        return tokens[:, 0] if self.kind == "class" else tokens[:, 1]
 
 
 def check_patch(patch: int, height: int, width: int) -> int:
@@ -120,6 +122,9 @@ class ViT(nn.Module):
         pooling: "class" (a class token) or "mean" (no class token).
         dropout: rate on each residual branch.
         attention: "auto" (torch's fused kernels) or "eager" (second derivatives, tapped maps).
+        distilled: with a distillation token behind the class token and a head of its own,
+            ``head_dist`` (Touvron et al. 2021, arXiv 2012.12877); the logits are then the mean of
+            both heads'. Method ``deit`` trains each head by its own teacher.
 
     Inputs ``[batch, channels, height, width]``, output logits ``[batch, num_classes]``.
     """
@@ -139,6 +144,7 @@ class ViT(nn.Module):
         pooling: str = "class",
         dropout: float = 0.0,
         attention: str = "auto",
+        distilled: bool = False,
     ) -> None:
         super().__init__()
         channels, height, width = check_image("vit", input_shape)
@@ -151,9 +157,11 @@ class ViT(nn.Module):
             raise ModelError(f"heads {heads} does not divide dim {dim}")
         if pooling not in POOLING:
             raise ModelError(unknown("pooling", pooling, POOLING))
+        if distilled and pooling != "class":
+            raise ModelError("distilled=true needs pooling 'class': the two tokens are read apart")
         rate = check_dropout(dropout)
         self.patches = nn.Conv2d(channels, dim, patch, patch)
-        tokens = (height // patch) * (width // patch) + (pooling == "class")
+        tokens = (height // patch) * (width // patch) + (pooling == "class") + bool(distilled)
         self.class_token = nn.Parameter(torch.zeros(1, 1, dim)) if pooling == "class" else None
         self.positions = nn.Parameter(torch.empty(1, tokens, dim))
         nn.init.trunc_normal_(self.positions, std=0.02)
@@ -165,14 +173,25 @@ class ViT(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.pool = Pool(pooling)
         self.head = nn.Linear(dim, num_classes)
+        self.distillation_token: nn.Parameter | None = None
+        if distilled:  # last, so that the other weights are drawn as without it
+            self.distillation_token = nn.Parameter(torch.zeros(1, 1, dim))
+            nn.init.trunc_normal_(self.distillation_token, std=0.02)
+            self.pool_dist = Pool("distillation")
+            self.head_dist = nn.Linear(dim, num_classes)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return logits ``[batch, num_classes]``."""
         tokens = self.patches(inputs).flatten(2).transpose(1, 2)
-        if self.class_token is not None:
-            tokens = torch.cat([self.class_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
-        logits: Tensor = self.head(self.pool(self.norm(self.blocks(tokens + self.positions))))
-        return logits
+        for token in (self.distillation_token, self.class_token):  # the class token is the first
+            if token is not None:
+                tokens = torch.cat([token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
+        tokens = self.norm(self.blocks(tokens + self.positions))
+        logits: Tensor = self.head(self.pool(tokens))
+        if self.distillation_token is None:
+            return logits
+        distilled: Tensor = self.head_dist(self.pool_dist(tokens))
+        return (logits + distilled) / 2
 
     def set_attention(self, mode: str) -> None:
         """Choose "auto" or "eager" attention in every block; raises ModelError for others."""

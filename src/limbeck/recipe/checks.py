@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from limbeck.engine.settings import Optimizer
-from limbeck.engine.setup import refuse_gradients, refuse_temperature
+from limbeck.engine.setup import refuse_gradients, refuse_mixed, refuse_temperature
 from limbeck.errors import LimbeckError, MethodError, RecipeError, TeacherError, unknown
 from limbeck.methods.base import Method
 from limbeck.methods.card import Access
@@ -142,6 +142,9 @@ def check_data(recipe: Recipe, data: DataBundle) -> list[str]:
 
 
 def _check_labels(recipe: Recipe, data: DataBundle) -> list[str]:
+    refuse_mixed(recipe.methods, data)
+    if data.augment_train.steps.mixup and recipe.task.weight != 0:
+        return ["data.augment: mixed samples have no label: the task term counts nothing"]
     labelled = int(data.splits["train"].labelled.sum())
     if labelled:
         return []

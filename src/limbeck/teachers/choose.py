@@ -16,6 +16,7 @@ from limbeck.teachers.ensemble import EnsembleTeacher
 from limbeck.teachers.live import LiveTeacher
 from limbeck.teachers.onnx import OnnxTeacher
 from limbeck.teachers.peers import PeersTeacher
+from limbeck.teachers.snapshot import SnapshotTeacher
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -50,7 +51,7 @@ def as_teacher(value: Any, name: str = "teacher") -> Teacher:
 
 
 def as_teachers(
-    value: Any, cohort: bool = False, forward: Forward | None = None
+    value: Any, cohort: bool = False, forward: Forward | None = None, past: bool = False
 ) -> dict[str, Teacher]:
     """Read one teacher, called "teacher", or a mapping of teachers by name.
 
@@ -59,6 +60,7 @@ def as_teachers(
             mapping of these by name; None for none.
         cohort: whether the students are several: they are each other's teacher "peers".
         forward: ``forward(model, batch)`` for networks that are not called as ``model(inputs)``.
+        past: whether a method asks the student of the epoch before: the teacher "self".
 
     Raises:
         TeacherError: something that is no teacher.
@@ -68,6 +70,8 @@ def as_teachers(
     teachers = {name: _one(one, name, forward) for name, one in given.items() if one is not None}
     if cohort and "peers" not in teachers:
         teachers["peers"] = PeersTeacher()
+    if past and "self" not in teachers:
+        teachers["self"] = SnapshotTeacher(name="self", forward=forward)
     return teachers
 
 

@@ -186,7 +186,8 @@ def make_scene(
         scale: the largest logit.
         equal: whether the teacher is the student's very copy.
         seed: of all numbers.
-        make_student: builds a network with so many outputs; None: a small CNN.
+        make_student: builds a network with so many outputs; None: the method's example, a small
+            CNN.
         make_teacher: likewise; None: a wider CNN.
         input_shape: shape of one input of these networks.
     """
@@ -198,7 +199,7 @@ def make_scene(
         index=torch.arange(num_samples),
     )
     shape = tuple(input_shape)
-    make_student = make_student or _cnn((4, 6), shape)
+    make_student = make_student or _example(method, shape)
     make_teacher = make_student if equal else make_teacher or _cnn((5, 7), shape)
     cohort = method.card.students == "cohort"
     with torch.random.fork_rng(devices=[]):
@@ -214,7 +215,7 @@ def make_scene(
         with torch.no_grad():
             runtime = method.prepare(student, {name: teacher}, data, ctx).double()
         teacher.close()
-    ours = tap_shapes(student, runtime.student_taps(), originals[:1])
+    ours = tap_shapes(runtime.student or student, runtime.student_taps(), originals[:1])
     theirs = tap_shapes(student if cohort else network, runtime.teacher_taps(), originals[:1])
 
     def speak(shapes: dict[str, tuple[int, ...]]) -> Speaker:
@@ -227,8 +228,9 @@ def make_scene(
 
 
 def make_context(task: str, num_outputs: int) -> Context:
-    """Return a context with a freshly seeded generator and nobody to ask."""
-    return Context(task=task, num_outputs=num_outputs, generator=torch.Generator().manual_seed(1))
+    """Return a context in mid-run (schedules are under way), seeded, with nobody to ask."""
+    generator = torch.Generator().manual_seed(1)
+    return Context(task=task, num_outputs=num_outputs, generator=generator, epoch=2, epochs=6)
 
 
 def take(batch: Batch, rows: Sequence[int]) -> Batch:
@@ -258,6 +260,19 @@ def _cnn(channels: tuple[int, ...], shape: tuple[int, ...]) -> Network:
         return build_model(
             "cnn", num_classes=num_outputs, input_shape=shape, channels=channels, norm="none"
         )
+
+    return make
+
+
+def _example(method: Method, shape: tuple[int, ...]) -> Network:
+    """Return what builds the small student that the method can work with."""
+    arguments = dict(method.example_student)
+    model = arguments.pop("model")
+    if model == "cnn" and not arguments:
+        return _cnn((4, 6), shape)
+
+    def make(num_outputs: int) -> nn.Module:
+        return build_model(model, num_classes=num_outputs, input_shape=shape, **arguments)
 
     return make
 

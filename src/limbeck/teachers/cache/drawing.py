@@ -11,8 +11,8 @@ from torch import Tensor
 
 from limbeck.data.batch import Batch
 from limbeck.data.bundle import DataBundle
+from limbeck.data.mixing import shown
 from limbeck.data.prefetch import prefetch
-from limbeck.data.seeds import mix
 from limbeck.teachers.visits import Visits
 
 
@@ -33,17 +33,20 @@ def drawn(
         chunks: base positions of each batch.
         view: number of the augmented view; None: as evaluation shows the samples.
     """
-    train, seed = data.splits["train"], visits.seed
-    fetch_seed = 0 if view is None else mix(seed, view)
-    workers = getattr(train.samples, "num_workers", 0)
-    for raw in prefetch(train.at, ((chunk, fetch_seed) for chunk in chunks), workers):
-        if view is None:
-            inputs = data.augment_eval(raw.inputs, raw.index)
-        else:
-            inputs = data.augment_train(raw.inputs, raw.index, seed=seed, view=view)
+    train = data.splits["train"]
+    if view is None:
+        workers = getattr(train.samples, "num_workers", 0)
+        raw = prefetch(train.at, ((chunk, 0) for chunk in chunks), workers)
+        batches: Iterator[Batch] = (
+            one.replace(inputs=data.augment_eval(one.inputs, one.index)) for one in raw
+        )
+    else:
+        batches = shown(train, chunks, data.augment_train, seed=visits.seed, number=view)
+    for batch in batches:
+        inputs = batch.inputs
         if visits.channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
             inputs = inputs.to(memory_format=torch.channels_last)
-        yield raw.replace(inputs=inputs)
+        yield batch.replace(inputs=inputs)
 
 
 def in_reverse(batch: Batch) -> Batch:

@@ -286,7 +286,15 @@ class CachedTeacher(Teacher):
 
 
 def refuse_nothing_to_save(name: str, data: DataBundle, inputs: str, views: int | None) -> None:
-    """Raise TeacherError where every epoch asks about views that were never asked about."""
+    """Raise TeacherError where every epoch asks about views that were never asked about.
+
+    Mixtures, too, have no clean view that an answer could be about.
+    """
+    if inputs == "clean" and data.augment_train.steps.mixup:
+        raise TeacherError(
+            f"teachers.{name}.inputs: mixup mixes samples, and a mixture has no clean view; use "
+            "inputs: views, and train.views=4 to cycle four views"
+        )
     if inputs == "views" and views is None and views_differ(data):
         raise TeacherError(
             f"teachers.{name}: there is nothing to save: every epoch has a new augmented view of "
