@@ -169,6 +169,8 @@ class Distillation(nn.Module):
         batch = self._receive(batch)
         for runtime in self._step.data_runtimes():
             batch = runtime.batch(batch, self._ctx)
+        for teacher in self.teachers.values():
+            teacher.step_begin(self._ctx)
         with self._attention():
             loss: Tensor
             loss, terms = self._step(batch, _STAGE)
