@@ -49,9 +49,10 @@ def gradient_rescaling(
     tensor([0.7000], dtype=torch.float64)
     """
     student, teacher, label = _checked(student_logits, teacher_logits, targets, share, temperature)
-    # 1 - p of the label, as the sum over the others: exact where p is near 1
-    ours, theirs = (_rest(z / temperature, label) for z in (student, teacher))
-    weight = (1 - share) + share / temperature * (ours - theirs) / _rest(student, label)
+    ours, theirs = (_log_rest(z / temperature, label) for z in (student, teacher))
+    # (p̃ - q̃) / (1 - q) by the logarithms of what is left for the others: exact where p is near 1
+    gain = -torch.expm1(theirs - ours) * (ours - _log_rest(student, label)).exp()
+    weight = (1 - share) + share / temperature * gain
     return torch.where(targets == IGNORE, torch.nan, weight)
 
 
@@ -65,13 +66,13 @@ def gradient_ratio(
 ) -> Float[Tensor, " batch"]:
     """The same of whole gradients: ``Σ_i |∂L_KD/∂z_i| / Σ_i |∂L_CE/∂z_i|`` for each sample.
 
-    Equal to ``gradient_rescaling`` where all differences beside the label have one sign, else
-    larger. Arguments, result and errors as there.
+    Equal to the size of ``gradient_rescaling`` where KD's gradient has one sign on all classes but
+    the label, else larger. Arguments, result and errors as there.
     """
     student, teacher, label = _checked(student_logits, teacher_logits, targets, share, temperature)
     q = student.softmax(dim=1)
     soft = (student / temperature).softmax(dim=1) - (teacher / temperature).softmax(dim=1)
-    plain = q.scatter(1, label[:, None], -_rest(student, label)[:, None])  # q - y
+    plain = q.scatter(1, label[:, None], -_log_rest(student, label).exp()[:, None])  # q - y
     kd = (1 - share) * plain + share / temperature * soft
     ratio = kd.abs().sum(dim=1) / plain.abs().sum(dim=1)
     return torch.where(targets == IGNORE, torch.nan, ratio)
@@ -90,7 +91,7 @@ def _checked(
     return student.detach().double(), teacher.detach().double(), label
 
 
-def _rest(logits: Tensor, label: Tensor) -> Tensor:
-    """Return 1 - softmax(logits) at the label, ``[batch]``."""
+def _log_rest(logits: Tensor, label: Tensor) -> Tensor:
+    """Return log(1 - softmax(logits)) at the label, ``[batch]``."""
     others = logits.scatter(1, label[:, None], -torch.inf).logsumexp(dim=1)
-    return (others - logits.logsumexp(dim=1)).exp()
+    return others - logits.logsumexp(dim=1)
