@@ -35,13 +35,13 @@ def test_scores_by_a_plain_loop():
     rates = (1 + 3 * torch.rand(2, generator=rng, dtype=torch.float64)).tolist()
     phases = (2 * torch.pi * torch.rand(2, generator=rng, dtype=torch.float64)).tolist()
     projections = torch.randn(5, 3, dtype=torch.float64)
-    found = class_scores(projections, 2, torch.Generator().manual_seed(3))
+    found = class_scores(projections, 0.3, 2, torch.Generator().manual_seed(3))
     for value, score in zip(projections.flatten().tolist(), found.flatten().tolist(), strict=True):
         sines = [
             torch.sin(torch.tensor(r * value + p, dtype=torch.float64))
             for r, p in zip(rates, phases, strict=True)
         ]
-        assert score == pytest.approx(value + float(sum(sines)))
+        assert score == pytest.approx(value + 0.3 * float(sum(sines)))  # sqrt(2 / 2) is 1
 
 
 def test_without_sines_and_noise_a_linear_map_is_right_everywhere():
@@ -66,7 +66,7 @@ def test_more_alike_classes_are_taken_for_each_other_within_their_superclass():
 
 def test_a_bundle_with_its_hierarchy():
     data = load_data("hierarchy", samples=400)
-    assert (data.task, data.num_classes, data.input_shape) == ("classification", 20, (64,))
+    assert (data.task, data.num_classes, data.input_shape) == ("classification", 20, (32,))
     assert data.superclasses["group"].tolist() == [k // 4 for k in range(20)]
     assert class_hierarchy(data.superclasses["group"]).shape == (20, 20)
     again = load_data("hierarchy", samples=400)
@@ -85,6 +85,7 @@ def test_a_bundle_with_its_hierarchy():
         ({"superclasses": 1, "classes": 1}, "two classes in all"),
         ({"difficulty": -1}, "difficulty: expected"),
         ({"noise": -0.1}, "noise: expected"),
+        ({"sines": 0}, "sines: expected"),
         ({"samples": 5}, "samples: expected"),
         ({"classes": 0}, "classes: expected"),
     ],

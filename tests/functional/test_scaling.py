@@ -60,14 +60,17 @@ def test_more_numbers_fit_no_worse_and_undo_a_known_distortion():
     torch.testing.assert_close(undone, torch.ones(4, dtype=torch.float64), atol=0.15, rtol=0)
 
 
-def test_a_penalty_leads_to_a_factor_for_each_class_without_bias():
+@pytest.mark.parametrize("form", ["vector", "matrix"])
+def test_a_large_penalty_leaves_one_temperature(form):
     z, y = sample()
-    held = fit_scaling(z, y, form="matrix", penalty=1e6)
-    off = held.weight - held.weight.diagonal().diag()
-    assert float(off.abs().max()) < 1e-4
-    assert float(held.bias.abs().max()) < 1e-4
-    loose = fit_scaling(z, y, form="matrix", penalty=0.01)
-    assert fit_scaling(z, y, form="matrix").error < loose.error < held.error
+    held = fit_scaling(z, y, form=form, penalty=1e5)
+    weight = held.weight.diag() if form == "vector" else held.weight
+    one = fit_temperature(z, y)
+    expected = torch.eye(4, dtype=torch.float64) / one.temperature
+    torch.testing.assert_close(weight, expected, atol=1e-3, rtol=0)
+    assert float(held.bias.abs().max()) < 1e-3
+    loose = fit_scaling(z, y, form=form, penalty=0.01)
+    assert fit_scaling(z, y, form=form).error < loose.error < held.error
 
 
 def test_samples_without_a_label_are_left_out():

@@ -69,10 +69,11 @@ def fit_scaling(
     """Vector or matrix scaling of least negative log-likelihood (Guo et al. 1706.04599, sec. 4.2).
 
     ``softmax(W z + b)``, W diagonal for "vector". The likelihood is convex; L-BFGS in float64 from
-    the identity finds its minimum. Fit on validation data, never on the test set. A matrix has as
-    many numbers as classes squared: with few samples a class it fits their noise, which the
-    penalty ``penalty · (mean of W's off-diagonal² + mean of b²)`` holds back (after the
-    off-diagonal and intercept regularisation of Kull et al. 1910.12656; one weight for both).
+    the identity finds its minimum. Fit on validation data, never on the test set. So many numbers
+    fit the noise of few samples, which a penalty holds back: ``penalty`` times the sum of the means
+    of b², of W's off-diagonal² (the two after Kull et al. 1910.12656, with one weight for both) and
+    of the squared deviations of its diagonal from their mean (ours). A large one leaves one
+    temperature.
 
     Args:
         logits: z, ``[batch, classes]``, finite.
@@ -128,8 +129,9 @@ def _minimise(z: Tensor, y: Tensor, form: Form, penalty: float) -> tuple[Tensor,
 
 
 def _roughness(weight: Tensor, bias: Tensor) -> Tensor:
-    value = bias.square().mean()
+    diagonal = weight if weight.dim() == 1 else weight.diagonal()
+    value = bias.square().mean() + (diagonal - diagonal.mean()).square().mean()
     if weight.dim() == 2 and len(weight) > 1:
-        off = weight - weight.diagonal().diag()
+        off = weight - diagonal.diag()
         value = value + off.square().sum() / (len(weight) * (len(weight) - 1))
     return value

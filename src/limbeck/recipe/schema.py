@@ -185,8 +185,7 @@ class CalibratedTeacher:
         scaling: "temperature": logits / T; "vector": one factor and one bias a class; "matrix":
             a matrix and biases. The last two are fitted by likelihood, and ``temperature`` stays
             as it is.
-        penalty: of vector and matrix: how strongly biases and the matrix's mixing of classes are
-            held near 0, at least 0.
+        penalty: of vector and matrix: how strongly they are held to one temperature, at least 0.
     """
 
     calibrated: TeacherField

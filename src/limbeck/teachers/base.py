@@ -126,6 +126,11 @@ class Teacher:
         return rank[self.access] >= rank.get(wanted, rank["module"])
 
 
+def in_short(teacher: Teacher) -> str:
+    """Return what a teacher is, without how its inputs are set up."""
+    return teacher.describe().split(";")[0]
+
+
 def lesser_access(first: Access, second: Access) -> Access:
     """Return the lesser of two accesses: the most that can be asked of two teachers alike."""
     rank = {name: level for level, name in enumerate(_LADDER)}

@@ -257,13 +257,14 @@ class CalibratedTeacher(Teacher):
         how = f" (by {self._how()} on validation)" if isinstance(self.temperature, str) else ""
         if self.scaling != "temperature":
             form = "W z + b, W diagonal" if self.scaling == "vector" else "W z + b"
-            line = f"{self.inner.describe()}; {self.scaling} scaling {form}{how}"
+            what = f"{self.scaling} scaling {form}{how}"
         else:
             number = "not fitted yet" if self.fitted is None else f"{self.fitted:.4g}"
-            line = f"{self.inner.describe()}; logits / T, T = {number}{how}"
+            what = f"logits / T, T = {number}{how}"
         if self.account:
-            line += f"; ECE {self.account['ece_before']:.4g} -> {self.account['ece_after']:.4g}"
-        return line
+            what += f", ECE {self.account['ece_before']:.4g} -> {self.account['ece_after']:.4g}"
+        inner, _, setting = self.inner.describe().partition(";")
+        return f"{inner}, {what}" + (f";{setting}" if setting else "")
 
     def close(self) -> None:
         """Close the inner teacher."""

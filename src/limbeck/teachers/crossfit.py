@@ -15,7 +15,7 @@ from limbeck.data.loader import eval_batches
 from limbeck.data.samples import digest_of
 from limbeck.errors import TeacherError
 from limbeck.taps.outputs import Outputs
-from limbeck.teachers.base import Teacher
+from limbeck.teachers.base import Teacher, in_short
 from limbeck.teachers.digest import digest_of_parts, tensor_digest
 from limbeck.teachers.ensemble import EnsembleTeacher
 
@@ -218,7 +218,7 @@ class CrossFitTeacher(Teacher):
 
     def describe(self) -> str:
         """Return how many there are, and what the first is."""
-        first = self.all.members[0].describe()
+        first = in_short(self.all.members[0])
         return f"cross-fitted over {len(self.unseen)} folds, each without one of them: ({first})"
 
     def close(self) -> None:

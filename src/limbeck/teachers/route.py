@@ -14,7 +14,7 @@ from limbeck.data.batch import Batch
 from limbeck.errors import TeacherError
 from limbeck.methods.card import Access
 from limbeck.taps.outputs import Outputs
-from limbeck.teachers.base import Teacher, lesser_access
+from limbeck.teachers.base import Teacher, in_short, lesser_access
 from limbeck.teachers.digest import digest_of_parts
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class RouteTeacher(Teacher):
         unit = "epoch " if _in_epochs(self.at) else ""
         moments = ", ".join(f"{unit}{moment:.4g}" if moment else "the start" for moment in self.at)
         return f"a route of {len(self.members)} teachers, from {moments} on: " + " -> ".join(
-            f"({member.describe()})" for member in self.members
+            f"({in_short(member)})" for member in self.members
         )
 
     def close(self) -> None:

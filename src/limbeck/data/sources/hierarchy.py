@@ -22,10 +22,11 @@ def hierarchy(
     superclasses: int = 5,
     classes: int = 4,
     similarity: float = 0.8,
-    difficulty: int = 4,
-    noise: float = 0.3,
-    dim: int = 64,
-    samples: int = 4_000,
+    difficulty: float = 0.35,
+    sines: int = 4,
+    noise: float = 0.1,
+    dim: int = 32,
+    samples: int = 10_000,
     data_seed: int = 0,
     **common: Unpack[Common],
 ) -> DataBundle:
@@ -36,16 +37,19 @@ def hierarchy(
     has the direction ``u_k = √s · superclass + √(1-s) · own``, so that two classes have cosine s
     within a superclass and 0 across. An input x is standard normal, and the score of class k is
 
-    ``u_k·x + Σ_{i=1..difficulty} sin(a_i u_k·x + b_i) + noise · e``
+    ``u_k·x + difficulty · √(2/m) Σ_{i=1..m} sin(a_i u_k·x + b_i) + noise · e``
 
-    with random rates a and phases b and a standard normal e of its own for each sample and class;
-    the label is the class with the largest score. ``superclasses["group"]`` is the hierarchy.
+    with random rates a in [1, 4] and phases b, and a standard normal e of its own for each sample
+    and class; the label is the class with the largest score. ``superclasses["group"]`` is the
+    hierarchy.
 
     Args:
         superclasses: number of superclasses, at least 1.
         classes: classes in each, at least 1; at least 2 in all.
         similarity: s, cosine of two classes of a superclass, in [0, 1).
-        difficulty: number of sine terms, at least 0; with 0 a linear map is the best there is.
+        difficulty: how large the sines are beside the linear part, whose deviation is 1, at least
+            0; with 0 a linear map is the best there is.
+        sines: m, number of sine terms, at least 1.
         noise: weight of what no input tells, at least 0.
         dim: numbers in an input, at least superclasses * (classes + 1).
         samples: in all, of which 30 % are test.
@@ -55,12 +59,15 @@ def hierarchy(
     Raises:
         RecipeError: a number out of range.
     """
-    _check(superclasses, classes, similarity, difficulty, noise, dim, samples)
+    _check(superclasses, classes, dim, samples, sines)
+    _require(0 <= similarity < 1, "similarity", similarity, "a number in [0, 1)")
+    _require(difficulty >= 0, "difficulty", difficulty, "a number of at least 0")
+    _require(noise >= 0, "noise", noise, "a number of at least 0")
     count = superclasses * classes
     rng = torch.Generator().manual_seed(data_seed)
     directions = class_directions(superclasses, classes, similarity, dim, rng)
     inputs = torch.randn(samples, dim, generator=rng, dtype=torch.float64)
-    scores = class_scores(inputs @ directions.T, difficulty, rng)
+    scores = class_scores(inputs @ directions.T, difficulty, sines, rng)
     scores += noise * torch.randn(samples, count, generator=rng, dtype=torch.float64)
     groups = torch.arange(count) // classes
     return bundle_from(
@@ -89,35 +96,28 @@ def class_directions(
     return mixed
 
 
-def class_scores(projections: Tensor, difficulty: int, rng: torch.Generator) -> Tensor:
-    """Return projections plus ``difficulty`` sines of them, of rates in [1, 4] and any phase."""
-    rates = 1 + 3 * torch.rand(difficulty, generator=rng, dtype=torch.float64)
-    phases = 2 * math.pi * torch.rand(difficulty, generator=rng, dtype=torch.float64)
+def class_scores(
+    projections: Tensor, difficulty: float, sines: int, rng: torch.Generator
+) -> Tensor:
+    """Return projections plus sines of them; see ``hierarchy``."""
+    rates = 1 + 3 * torch.rand(sines, generator=rng, dtype=torch.float64)
+    phases = 2 * math.pi * torch.rand(sines, generator=rng, dtype=torch.float64)
     scores = projections.clone()
     for rate, phase in zip(rates.tolist(), phases.tolist(), strict=True):
-        scores += (rate * projections + phase).sin()
+        scores += difficulty * math.sqrt(2 / sines) * (rate * projections + phase).sin()
     return scores
 
 
-def _check(
-    superclasses: int,
-    classes: int,
-    similarity: float,
-    difficulty: int,
-    noise: float,
-    dim: int,
-    samples: int,
-) -> None:
-    def require(holds: bool, key: str, value: float, expected: str) -> None:
-        if not holds:
-            raise RecipeError(f"{key}: expected {expected}, got {value}")
-
-    require(superclasses >= 1, "superclasses", superclasses, "a number of at least 1")
-    require(classes >= 1, "classes", classes, "a number of at least 1")
-    require(superclasses * classes >= 2, "classes", classes, "two classes in all")
-    require(0 <= similarity < 1, "similarity", similarity, "a number in [0, 1)")
-    require(difficulty >= 0, "difficulty", difficulty, "a number of at least 0")
-    require(noise >= 0, "noise", noise, "a number of at least 0")
+def _check(superclasses: int, classes: int, dim: int, samples: int, sines: int) -> None:
+    _require(superclasses >= 1, "superclasses", superclasses, "a number of at least 1")
+    _require(classes >= 1, "classes", classes, "a number of at least 1")
+    _require(superclasses * classes >= 2, "classes", classes, "two classes in all")
+    _require(sines >= 1, "sines", sines, "a number of at least 1")
     least = superclasses * (classes + 1)
-    require(dim >= least, "dim", dim, f"at least {least}, superclasses * (classes + 1)")
-    require(samples >= 10, "samples", samples, "a number of at least 10")
+    _require(dim >= least, "dim", dim, f"at least {least}, superclasses * (classes + 1)")
+    _require(samples >= 10, "samples", samples, "a number of at least 10")
+
+
+def _require(holds: bool, key: str, value: float, expected: str) -> None:
+    if not holds:
+        raise RecipeError(f"{key}: expected {expected}, got {value}")
