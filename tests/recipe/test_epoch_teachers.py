@@ -95,6 +95,32 @@ def test_an_epoch_that_was_not_kept_is_trained_again_to_the_same_bits(tmp_path):
     assert same(first, weights_of(plain.teachers["teacher"]))
 
 
+def test_a_run_that_was_begun_before_the_epoch_was_asked_for(tmp_path, monkeypatch):
+    from limbeck.engine.keeping import Keeper
+    from limbeck.engine.signals import Interrupted
+
+    save = Keeper.save
+
+    def stop(self):
+        save(self)
+        if self._run.position.epoch == 3:
+            raise Interrupted("here")
+
+    def build(teacher: Any) -> Any:
+        return build_plan(load_recipe(document(teacher)), store=tmp_path, quiet=True)
+
+    monkeypatch.setattr(Keeper, "save", stop)
+    with pytest.raises(Interrupted):
+        build({"train": TEACHER})
+    monkeypatch.setattr(Keeper, "save", save)
+    early = build({"train": TEACHER, "epoch": 2})
+    runs = [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert len(runs) == 2  # the one that was finished, and the one that kept the epoch
+    kept = next(run for run in runs if (run / "epochs").is_dir())
+    file = kept / "epochs" / "epoch-00002.safetensors"
+    assert same(load_file(file), weights_of(early.teachers["teacher"]))
+
+
 def test_a_route_in_a_run_and_after_resuming(tmp_path, monkeypatch):
     monkeypatch.setenv("LIMBECK_HOME", str(tmp_path / "home"))
     route = {"route": [{"train": TEACHER, "epoch": 1}, {"train": TEACHER}], "at": [0, 1]}

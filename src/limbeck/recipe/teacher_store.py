@@ -100,6 +100,8 @@ def obtain(
             return next(iter(student.members)) if recipe.is_cohort else student  # type: ignore
         with _locked(folder, workshop):
             _train(folder, plan, workshop, key)
+    if not _has_epoch(folder, epoch):  # it was begun before anybody asked for the epoch
+        return obtain(recipe, workshop, key, epoch)
     return folder
 
 

@@ -130,7 +130,8 @@ class CrossFitTeacher(Teacher):
             self.set_taps(taps)  # refuses
         draw, data = batch.draw, self._data
         if draw is None or data is None or batch.index is None:
-            if batch.index is not None and not self._foreseen:
+            maybe_training = batch.index is not None or batch.targets is not None
+            if maybe_training and not self._foreseen:
                 raise TeacherError(
                     f"teachers.{self.name}: cannot tell whether these are training samples; "
                     "cross-fitted teachers work in limbeck.distill and in recipes"
