@@ -139,6 +139,31 @@ def test_a_route_in_a_run_and_after_resuming(tmp_path, monkeypatch):
     assert again.summary["metrics"] == outcome.summary["metrics"]
 
 
+def test_a_route_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+    from limbeck.engine.keeping import Keeper
+    from limbeck.engine.signals import Interrupted
+
+    monkeypatch.setenv("LIMBECK_HOME", str(tmp_path / "home"))
+    route = {"route": [{"train": TEACHER, "epoch": 1}, {"train": TEACHER}], "at": [0, 0.5]}
+    recipe = document(route, checkpoints={"every_steps": 1})
+    whole = run_recipe(recipe, output=tmp_path / "whole", quiet=True)
+    save = Keeper.save
+
+    def stop(self):
+        save(self)
+        if self._run.position.step == 5:  # of 6: the second teacher speaks
+            assert self._run.parts.teachers["teacher"].current == 1
+            raise Interrupted("here")
+
+    monkeypatch.setattr(Keeper, "save", stop)
+    with pytest.raises(Interrupted):
+        run_recipe(recipe, output=tmp_path / "cut", quiet=True)
+    monkeypatch.setattr(Keeper, "save", save)
+    again = run_recipe(recipe, output=tmp_path / "cut", resume=True, quiet=True)
+    assert same(whole.student.state_dict(), again.student.state_dict())
+    assert whole.summary["metrics"] == again.summary["metrics"]
+
+
 def test_a_teacher_that_was_stored_before_is_found_again():
     recipe = load_recipe(document({"train": TEACHER}))
     plain = resolved(recipe)
