@@ -26,6 +26,9 @@ LOGIT_LOSSES = {
     "normkd": lf.normkd,
     "jensen_shannon": lambda s, t: lf.jensen_shannon(s, t, beta=0.3),
     "kd_at_temperature": lambda s, t: lf.kd_at_temperature(s, t, temperature=torch.tensor([3.0])),
+    "multi_teacher_kd": lambda s, t: lf.multi_teacher_kd(
+        s, torch.stack([t, t.clone()]), torch.full((2, len(s)), 0.5)
+    ),
     "ttm_plain": lambda s, t: lf.ttm(s, t, gamma=1.0),
     "kd_per_sample": lambda s, t: lf.kd_per_sample(s, t, 1 + t.double().softmax(-1).amax(-1)),
 }

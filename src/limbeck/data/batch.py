@@ -125,6 +125,22 @@ def move(value: Any, device: torch.device | str) -> Any:
     return value
 
 
+def take_rows(batch: Batch, rows: Tensor) -> Batch:
+    """Return the samples at ``rows``, int64 ``[n]``, of a batch."""
+
+    def take(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.index_select(0, rows.to(value.device))
+        if isinstance(value, Mapping):
+            return {key: take(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(take(item) for item in value)
+        return value
+
+    names = ("inputs", "targets", "index", "teacher_inputs", "changed")
+    return batch.replace(**{name: take(getattr(batch, name)) for name in names}, draw=batch.draw)
+
+
 def stretched(batch: Batch, size: int) -> Batch:
     """Return the batch with its last sample repeated until there are ``size``."""
     missing = size - len(batch)

@@ -16,6 +16,7 @@ from limbeck.data.augment import Augment
 from limbeck.data.batch import first_tensor
 from limbeck.data.check import canonical_targets, check_inputs, count_outputs, infer_task
 from limbeck.data.datasets import as_samples
+from limbeck.data.folds import without_fold
 from limbeck.data.normalize import Normalize
 from limbeck.data.samples import ConcatSamples, Samples, digest_of, hash_tensors, targets_of
 from limbeck.data.splits import PARTS, Size, Splits, make_splits, without_labels
@@ -32,6 +33,7 @@ class LabelOptions(TypedDict, total=False):
     labels_per_class: int | None
     seed: int
     augment: Sequence[Step]
+    leave_out: Mapping[str, int] | None
 
 
 class Common(LabelOptions, total=False):
@@ -48,6 +50,7 @@ COMMON_DEFAULTS: dict[str, Any] = {
     "labels_per_class": None,
     "seed": 0,
     "augment": (),
+    "leave_out": None,
 }
 
 
@@ -154,6 +157,7 @@ def bundle_from(
     stratify: bool = True,
     num_workers: int = 0,
     splits: Splits | None = None,
+    leave_out: Mapping[str, int] | None = None,
     name: str = "data",
     **more: Any,
 ) -> DataBundle:
@@ -179,6 +183,8 @@ def bundle_from(
         stratify: whether cuts keep class shares.
         num_workers: processes that fetch data sets ahead.
         splits: ready-made parts; None: made here.
+        leave_out: ``{"fold": 0, "of": 5}``: the train part without one of its folds, which are
+            drawn with a ``seed`` of their own (0); None: all of it.
         name: for messages.
         **more: further fields of the bundle (superclasses, feature_names, encoding, extra, notes,
             vocabulary).
@@ -220,6 +226,11 @@ def bundle_from(
         cut = [part for part in PARTS[1:] if part not in bases]
         if cut:
             more["notes"] = (*more.get("notes", ()), f"{' and '.join(cut)} cut from train")
+    if leave_out is not None:
+        held = without_labels(targets["train"], splits.unlabelled)
+        splits = without_fold(splits, held, leave_out)
+        fold = f"without fold {leave_out['fold']} of {leave_out['of']}"
+        more["notes"] = (*more.get("notes", ()), fold)
     views = _views(bases, targets, splits)
     fixed: list[Step] = []
     if normalization is not None:

@@ -10,7 +10,7 @@ from limbeck.engine.plan import Plan
 from limbeck.engine.running import one_setting
 from limbeck.engine.setup import assemble
 from limbeck.errors import LimbeckError, TeacherError
-from limbeck.teachers import CachedTeacher, CalibratedTeacher, EnsembleTeacher
+from limbeck.teachers import CachedTeacher, CalibratedTeacher, EnsembleTeacher, RouteTeacher
 from limbeck.teachers.base import Teacher
 
 
@@ -60,6 +60,6 @@ def _inside(teacher: Teacher) -> Iterator[CachedTeacher]:
         yield teacher
     elif isinstance(teacher, CalibratedTeacher):
         yield from _inside(teacher.inner)
-    elif isinstance(teacher, EnsembleTeacher):
+    elif isinstance(teacher, EnsembleTeacher | RouteTeacher):
         for member in teacher.members:
             yield from _inside(member)

@@ -206,6 +206,7 @@ class Distiller:
         self.console.epoch(position.epoch, self.logbook.latest, self.judge.headline(scores))
         position.epoch += 1
         position.step_in_epoch = 0
+        self.keeper.keep_epoch()  # before the checkpoint: what goes on from there has it
         stopping = self._asked()
         if last or stopping or self._checkpoint_due():
             self.keeper.save()
@@ -238,6 +239,8 @@ class Distiller:
         train, ctx, stage = self.train, self.parts.ctx, self.stage
         self._tell_context(done)
         self._seed(self.position.step, self.world.rank)
+        for teacher in self.parts.teachers.values():
+            teacher.step_begin(ctx)
         self._set_rate(done, length)
         self.optimizer.zero_grad(set_to_none=True)
         for index, batch in enumerate(micro_batches):

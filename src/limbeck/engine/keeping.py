@@ -67,6 +67,13 @@ class Keeper:
     def _write_best(self, name: str) -> None:
         write_bytes(self._best_folder / name, save(_own(self._run.deployable)))
 
+    def keep_epoch(self) -> None:
+        """Keep the student of the epoch that has ended, where that was asked for."""
+        epoch = self._run.position.epoch
+        if epoch in self._run.plan.checkpoints.keep_epochs:
+            path = self._run.folder.epoch_file(epoch)
+            self._run.world.lead(lambda: write_bytes(path, save(_own(self._run.deployable))))
+
     def restore_best(self) -> None:
         """Give the deployable student the weights of its best epoch."""
         if self.best.value is None or self._run.train.deploy == "last":

@@ -46,6 +46,10 @@ class RunFolder:
         self.timing = self.path / "timing.jsonl"
         self.predictions = self.path / "predictions.safetensors"
 
+    def epoch_file(self, epoch: int) -> Path:
+        """Return where the student is kept as it was after ``epoch`` epochs, from 1."""
+        return self.path / "epochs" / f"epoch-{epoch:05d}.safetensors"
+
     @classmethod
     def open(cls, path: Path | str) -> RunFolder:
         """Open an existing run; CheckpointError if ``path`` is none or of another format."""

@@ -195,11 +195,14 @@ class Checkpoints:
         every_epochs: epochs between checkpoints.
         every_steps: optimiser steps between checkpoints within an epoch; None: only at its end.
         keep: how many of the newest stay, at least 1.
+        keep_epochs: epochs, from 1, whose student is kept for good, in the run's ``epochs``:
+            teachers of ``{train: …, epoch: 3}``.
     """
 
     every_epochs: int = 1
     every_steps: int | None = None
     keep: int = 2
+    keep_epochs: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         require(self.every_epochs >= 1, "checkpoints.every_epochs", self.every_epochs, "at least 1")
@@ -210,3 +213,9 @@ class Checkpoints:
             "at least 1, or null",
         )
         require(self.keep >= 1, "checkpoints.keep", self.keep, "at least 1")
+        require(
+            all(epoch >= 1 for epoch in self.keep_epochs),
+            "checkpoints.keep_epochs",
+            self.keep_epochs,
+            "epochs of at least 1",
+        )

@@ -59,6 +59,7 @@ from limbeck.functional.logit import dml, kd, kd_multilabel, kd_regression
 from limbeck.functional.margin import batch_norm_margin, margin_distance
 from limbeck.functional.matching import power_sum, ttm
 from limbeck.functional.mixture import jensen_shannon
+from limbeck.functional.multi_teacher import multi_teacher_kd, teacher_confidence
 from limbeck.functional.normalised import nkd
 from limbeck.functional.partial import (
     class_hierarchy,
@@ -73,7 +74,9 @@ from limbeck.functional.rectification import (
     swap_with_label,
 )
 from limbeck.functional.relation import pkt, rkd_angle, rkd_distance, sp
+from limbeck.functional.rescaling import gradient_ratio, gradient_rescaling
 from limbeck.functional.review import hierarchical_context
+from limbeck.functional.scaling import ScalingFit, fit_scaling, scale_logits
 from limbeck.functional.selectivity import neuron_selectivity
 from limbeck.functional.singular import singular_directions, singular_flow
 from limbeck.functional.soft_labels import kd_cross_entropy
@@ -97,6 +100,7 @@ from limbeck.functional.weighted import wsld, wsld_weight
 __all__ = [
     "Reduction",
     "ReliabilityBins",
+    "ScalingFit",
     "TemperatureFit",
     "activation_boundary",
     "adaptive_calibration_error",
@@ -132,12 +136,15 @@ __all__ = [
     "explanation_loss",
     "explanation_similarity",
     "factor_transfer",
+    "fit_scaling",
     "fit_temperature",
     "fit_temperature_by_ace",
     "flow_matrix",
     "fsp",
     "gated_logits",
     "gradcam",
+    "gradient_ratio",
+    "gradient_rescaling",
     "hierarchical_context",
     "hint",
     "is_wrong",
@@ -162,6 +169,7 @@ __all__ = [
     "margin_distance",
     "match_sizes",
     "mixing_weights",
+    "multi_teacher_kd",
     "native_ensemble",
     "negative_log_likelihood",
     "neighbour_congruence",
@@ -181,6 +189,7 @@ __all__ = [
     "rkd_angle",
     "rkd_distance",
     "sample_temperatures",
+    "scale_logits",
     "scale_of_variance",
     "singular_directions",
     "singular_flow",
@@ -190,6 +199,7 @@ __all__ = [
     "squared_error",
     "standardise_logits",
     "swap_with_label",
+    "teacher_confidence",
     "ttm",
     "underconfidence_error",
     "variational_information",

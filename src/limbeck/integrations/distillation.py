@@ -205,6 +205,8 @@ class Distillation(Remembering):
         self._ctx.stage = stage.name
         for runtime in self._step.data_runtimes():
             batch = runtime.batch(batch, self._ctx)
+        for teacher in self.teachers.values():
+            teacher.step_begin(self._ctx)
         with self._attention():
             loss: Tensor
             loss, terms = self._step(batch, stage)

@@ -18,8 +18,9 @@ from limbeck.errors import DataError, LimbeckError, RecipeError
 from limbeck.models import Cohort, build_model, model_spec
 from limbeck.models.hf import with_vocabulary
 from limbeck.recipe.checks import check_data, check_recipe
-from limbeck.recipe.resolved import resolved
-from limbeck.recipe.schema import Recipe, StudentModel
+from limbeck.recipe.nesting import inside
+from limbeck.recipe.resolved import recipe_digest, resolved
+from limbeck.recipe.schema import Recipe, StudentModel, TrainTeacher
 from limbeck.recipe.teacher_store import Store
 
 Say = Callable[[str], None]
@@ -55,6 +56,7 @@ class Workshop:
         self.say = say
         self.quiet = quiet
         self._bundles: dict[str, DataBundle] = {}
+        self._epochs: dict[str, set[int]] = {}
 
     def data(self, recipe: Recipe) -> DataBundle:
         """Return the data of a recipe; the same data are loaded once."""
@@ -63,6 +65,27 @@ class Workshop:
         if key not in self._bundles:
             self._bundles[key] = _load(recipe.data.name, options)
         return self._bundles[key]
+
+    def foresee_epochs(self, recipe: Recipe) -> None:
+        """Note the epochs that teachers of a recipe are asked for, however deep they stand.
+
+        So a run that several teachers are taken from keeps the epochs of all, and is trained once.
+        """
+        for teacher in recipe.all_teachers.values():
+            self._foresee(teacher)
+
+    def _foresee(self, teacher: Any) -> None:
+        if isinstance(teacher, TrainTeacher):
+            if teacher.epoch is not None:
+                digest = recipe_digest(resolved(teacher.train))
+                self._epochs.setdefault(digest, set()).add(teacher.epoch)
+            self.foresee_epochs(teacher.train)
+        for _, held in inside(teacher):
+            self._foresee(held)
+
+    def epochs_of(self, recipe: Recipe) -> set[int]:
+        """Return the epochs that are known to be asked of the run of a recipe."""
+        return set(self._epochs.get(recipe_digest(resolved(recipe)), ()))
 
 
 def build_plan(
@@ -93,6 +116,7 @@ def build_plan(
     )
     for warning in check_recipe(recipe):
         say(f"warning: {warning}")
+    workshop.foresee_epochs(recipe)
     return plan_with(workshop, recipe)
 
 

@@ -7,11 +7,14 @@ from functools import singledispatch
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from limbeck.data.bundle import DataBundle
 from limbeck.data.normalize import Normalize
+from limbeck.data.samples import digest_of
 from limbeck.data.vocabulary import FOLDER as TOKENIZER
+from limbeck.engine.run_folder import RunFolder
 from limbeck.errors import TeacherError
 from limbeck.models import build_model, load_model, read_spec
 from limbeck.models.hf import FRESH, with_vocabulary
@@ -26,22 +29,26 @@ from limbeck.models.pretrained_config import pretrained_config
 from limbeck.recipe import schema, teacher_schema
 from limbeck.recipe.build import Workshop, at, same_random_numbers
 from limbeck.recipe.checks import made_on_demand
+from limbeck.recipe.folding import refuse_other_samples, without_fold
 from limbeck.recipe.plain import join_key
 from limbeck.recipe.schema import Recipe
 from limbeck.recipe.teacher_store import obtain
 from limbeck.teachers import (
     CachedTeacher,
     CalibratedTeacher,
+    CrossFitTeacher,
     EmaTeacher,
     EnsembleTeacher,
     LiveTeacher,
     OnnxTeacher,
     PeersTeacher,
+    RouteTeacher,
     SnapshotTeacher,
     Teacher,
     VirtualTeacher,
     fit_sklearn,
 )
+from limbeck.teachers.crossfit import unseen_beside
 
 
 class Making:
@@ -67,6 +74,15 @@ class Making:
     def below(self, part: str) -> Making:
         """Return the making of a teacher inside this one."""
         return Making(self.workshop, self.recipe, self.data, self.name, f"{self.key}.{part}")
+
+    def on(self, data: DataBundle) -> Making:
+        """Return the same making on other data."""
+        return Making(self.workshop, self.recipe, data, self.name, self.key)
+
+    @property
+    def say(self) -> Callable[[str], None] | None:
+        """What gets lines for a person; None where nothing is to be said."""
+        return None if self.workshop.quiet else self.workshop.say
 
     def live(
         self, module: nn.Module, normalization: Normalize | Literal["auto"] | None
@@ -187,10 +203,11 @@ def _(spec: teacher_schema.RunTeacher, making: Making) -> Teacher:
 
 @make.register
 def _(spec: schema.TrainTeacher, making: Making) -> Teacher:
-    found = obtain(spec.train, making.workshop, f"{making.key}.train")
+    found = obtain(spec.train, making.workshop, f"{making.key}.train", spec.epoch)
     if isinstance(found, nn.Module):  # only looking: an untrained network of the right form
         return making.live(found, None)
-    return _from_folder(found / "student", making)
+    weights = None if spec.epoch is None else RunFolder(found).epoch_file(spec.epoch)
+    return _from_folder(found / "student", making, weights)
 
 
 @make.register
@@ -203,12 +220,47 @@ def _(spec: schema.EnsembleTeacher, making: Making) -> Teacher:
 
 
 @make.register
+def _(spec: schema.RouteTeacher, making: Making) -> Teacher:
+    members = [
+        make(one, making.below(f"route.{position}")) for position, one in enumerate(spec.route)
+    ]
+    return RouteTeacher(members, at=spec.at, name=making.name)
+
+
+@make.register
+def _(spec: schema.CrossFitTeacher, making: Making) -> Teacher:
+    members, unseen = [], []
+    samples = making.data.splits["train"].samples
+    below = making.below("crossfit")
+    for fold in range(spec.folds):
+        leave_out = {"fold": fold, "of": spec.folds, "seed": spec.seed}
+        one, data = without_fold(spec.crossfit, making.recipe, leave_out, making.workshop)
+        refuse_other_samples(below.key, data, making.data)
+        members.append(make(one, below.on(data)))
+        unseen.append(unseen_beside(len(samples), data.splits["train"].indices))
+    return CrossFitTeacher(
+        members,
+        torch.stack(unseen),
+        samples=digest_of(samples),
+        name=making.name,
+        say=making.say,
+    )
+
+
+@make.register
 def _(spec: schema.CalibratedTeacher, making: Making) -> Teacher:
     temperature: Any = spec.temperature
     if isinstance(temperature, str):
         temperature = temperature.removeprefix("auto-")
     inner = make(spec.calibrated, making.below("calibrated"))
-    return CalibratedTeacher(inner, temperature=temperature, name=making.name)
+    return CalibratedTeacher(
+        inner,
+        temperature=temperature,
+        scaling=spec.scaling,
+        penalty=spec.penalty,
+        name=making.name,
+        say=making.say,
+    )
 
 
 @make.register
@@ -221,7 +273,7 @@ def _(spec: schema.CachedTeacher, making: Making) -> Teacher:
         inputs=spec.inputs,
         budget=spec.budget,
         name=making.name,
-        say=None if making.workshop.quiet else making.workshop.say,
+        say=making.say,
     )
 
 
@@ -263,8 +315,14 @@ def _(spec: teacher_schema.OnnxTeacher, making: Making) -> Teacher:
     )
 
 
-def _from_folder(folder: Path, making: Making) -> Teacher:
-    """Read a saved student as a teacher, with the statistics of the data it learned on."""
+def _from_folder(folder: Path, making: Making, weights: Path | None = None) -> Teacher:
+    """Read a saved student as a teacher, with the statistics of the data it learned on.
+
+    Args:
+        folder: the student's.
+        making: whose.
+        weights: a file with the weights of another epoch; None: those in the folder.
+    """
     spec = read_spec(folder)
     gives = spec.get("num_classes")
     if gives is not None and gives != making.data.num_outputs:
@@ -284,4 +342,6 @@ def _from_folder(folder: Path, making: Making) -> Teacher:
             f"network they belong to: {{model: timm/… or py:module:function, weights: {folder}}}"
         )
     module = load_model(folder, allow_code=making.workshop.allow_code)
+    if weights is not None:
+        load_weights(module, weights)
     return making.live(module, saved_statistics(spec))

@@ -16,6 +16,7 @@ from limbeck.recipe import arguments as open_arguments
 from limbeck.recipe.messages import expected, mistake, unknown, unknown_key
 from limbeck.recipe.plain import show
 from limbeck.teachers.cache.budget import as_bytes
+from limbeck.teachers.route import check_moments
 
 T = TypeVar("T")
 
@@ -24,6 +25,8 @@ TEACHER_KINDS = (
     "run",
     "train",
     "ensemble",
+    "route",
+    "crossfit",
     "calibrated",
     "cache",
     "virtual",
@@ -47,6 +50,11 @@ def _require(holds: bool, key: str, value: Any, what: str) -> None:
 def at_least(bound: float, key: str, value: float | None) -> None:
     """Refuse a number below ``bound``; None passes."""
     _require(value is None or value >= bound, key, value, f"a number of at least {bound}")
+
+
+def at_most(bound: float, key: str, value: float | None, what: str) -> None:
+    """Refuse a number above ``bound``, which is ``what``; None passes."""
+    _require(value is None or value <= bound, key, value, f"at most {bound}, {what}")
 
 
 def above(bound: float, key: str, value: float) -> None:
@@ -86,6 +94,22 @@ def ensemble_weights(num_members: int, weights: Sequence[float] | None) -> None:
     _require(good, "weights", list(weights), "numbers of at least 0, not all 0")
 
 
+def moments(num_teachers: int, at: Sequence[float] | None) -> None:
+    """Refuse moments at which teachers on a route cannot take over from each other."""
+    wrong = "" if at is None else check_moments(num_teachers, at)
+    if at is not None and wrong:
+        raise RecipeError(f"at: {wrong}, got {show(list(at))}")
+
+
+def one_scaling(scaling: str, temperature: float | str, penalty: float) -> None:
+    """Refuse a temperature beside another scaling, and a penalty where nothing is penalised."""
+    if scaling == "temperature":
+        _require(penalty == 0, "penalty", penalty, "0 beside one temperature (vector, matrix: any)")
+    else:
+        what = f"auto-nll, for {scaling} scaling is fitted by likelihood"
+        _require(temperature == "auto-nll", "temperature", temperature, what)
+
+
 # Single values.
 
 
@@ -110,6 +134,13 @@ def not_empty(value: tuple[T, ...]) -> tuple[T, ...]:
     """Refuse an empty list."""
     if not value:
         raise expected("at least one entry", [])
+    return value
+
+
+def at_least_two(value: tuple[T, ...]) -> tuple[T, ...]:
+    """Refuse a list of fewer than two."""
+    if len(value) < 2:
+        raise expected("at least two entries", list(value))
     return value
 
 

@@ -12,12 +12,16 @@ from limbeck.errors import LimbeckError, MethodError, RecipeError, TeacherError,
 from limbeck.methods.base import Method
 from limbeck.methods.card import Access
 from limbeck.methods.compose import MethodSum, default_task_weight
+from limbeck.recipe.folding import check_folds
+from limbeck.recipe.nesting import inside
 from limbeck.recipe.plain import join_key
 from limbeck.recipe.schema import (
     CachedTeacher,
     CalibratedTeacher,
+    CrossFitTeacher,
     EnsembleTeacher,
     Recipe,
+    RouteTeacher,
     Teacher,
     TrainTeacher,
 )
@@ -29,6 +33,7 @@ from limbeck.recipe.teacher_schema import (
     VirtualTeacher,
 )
 from limbeck.teachers.base import Teacher as LiveTeacher
+from limbeck.teachers.base import lesser_access
 from limbeck.teachers.cache import refuse_nothing_to_save
 
 if TYPE_CHECKING:
@@ -178,12 +183,20 @@ def access_of(teacher: Teacher) -> Access:
         return "features"
     if isinstance(teacher, CalibratedTeacher):
         return access_of(teacher.calibrated)
+    if isinstance(teacher, RouteTeacher):
+        found: Access = "features"
+        for one in teacher.route:
+            found = lesser_access(found, access_of(one))
+        return found
     if isinstance(teacher, CachedTeacher):
         inner = access_of(teacher.cache)
         if teacher.codec.is_sparse:
             return "sparse"
         return "features" if can_give(inner, "features") else inner
-    if isinstance(teacher, EnsembleTeacher | VirtualTeacher | SklearnTeacher | OnnxTeacher):
+    if isinstance(
+        teacher,
+        EnsembleTeacher | CrossFitTeacher | VirtualTeacher | SklearnTeacher | OnnxTeacher,
+    ):
         return "outputs"
     return "module"
 
@@ -193,19 +206,29 @@ def _check_nested(teacher: Teacher, key: str, recipe: Recipe) -> list[str]:
         raise RecipeError(f"{key}: peers need a cohort: write student as a list of models")
     if isinstance(teacher, CachedTeacher):
         _check_cache(teacher, key, recipe)
-        return _check_nested(teacher.cache, f"{key}.cache", recipe)
-    if isinstance(teacher, CalibratedTeacher):
-        _refuse_sparse(teacher.calibrated, f"{key}.calibrated")
-        return _check_nested(teacher.calibrated, f"{key}.calibrated", recipe)
-    if isinstance(teacher, EnsembleTeacher):
-        for i, one in enumerate(teacher.ensemble):
-            _refuse_sparse(one, f"{key}.ensemble.{i}")
-        members = enumerate(teacher.ensemble)
-        found = [_check_nested(one, f"{key}.ensemble.{i}", recipe) for i, one in members]
-        return [line for lines in found for line in lines]
-    if not isinstance(teacher, TrainTeacher):
-        return []
+    if isinstance(teacher, CrossFitTeacher):
+        check_folds(teacher.crossfit, f"{key}.crossfit", recipe)
+    if isinstance(teacher, RouteTeacher) and teacher.at is not None:
+        last, epochs = teacher.at[-1], recipe.train.epochs
+        if last >= epochs:
+            raise TeacherError(
+                f"{key}.at: the last teacher would take over after {last:g} epochs, but the "
+                f"training has {epochs}"
+            )
+    found = []
+    for part, one in inside(teacher):
+        if isinstance(teacher, CalibratedTeacher | EnsembleTeacher | RouteTeacher):
+            _refuse_sparse(one, f"{key}.{part}")
+        if isinstance(teacher, RouteTeacher):
+            _refuse_changing(one, f"{key}.{part}")
+        found += _check_nested(one, f"{key}.{part}", recipe)
+    return [*found, *_check_trained(teacher, key)] if isinstance(teacher, TrainTeacher) else found
+
+
+def _check_trained(teacher: TrainTeacher, key: str) -> list[str]:
     inner = teacher.train
+    if teacher.epoch is not None:
+        _check_epoch(inner, key)
     if inner.deploy == "ensemble" and len(inner.students) > 1:
         raise RecipeError(
             f"{key}.train.student.deploy: a teacher is one network: use best, or an ensemble of "
@@ -217,8 +240,31 @@ def _check_nested(teacher: Teacher, key: str, recipe: Recipe) -> list[str]:
         raise type(error)(f"{key}.train.{error}") from None
 
 
+def _check_epoch(inner: Recipe, key: str) -> None:
+    """Refuse an epoch of a run whose student is not the whole of what it trains."""
+    if inner.is_cohort:
+        raise TeacherError(
+            f"{key}.epoch: of a cohort no epoch is kept; leave epoch out, or train one student"
+        )
+    grown = [method.name for method in inner.methods if method.card.deploys == "grown"]
+    if grown:
+        raise TeacherError(
+            f"{key}.epoch: {grown[0]} changes its student for good, and the network of an epoch "
+            "cannot be rebuilt; leave epoch out"
+        )
+
+
+def _refuse_changing(teacher: Teacher, key: str) -> None:
+    changing = isinstance(teacher, SnapshotTeacher | EmaTeacher | RouteTeacher)
+    if teacher == "peers" or changing:
+        raise TeacherError(f"{key}: a teacher on a route must not change by itself during the run")
+    for part, one in inside(teacher):
+        _refuse_changing(one, f"{key}.{part}")
+
+
 def _check_cache(teacher: CachedTeacher, key: str, recipe: Recipe) -> None:
-    if teacher.cache == "peers" or isinstance(teacher.cache, SnapshotTeacher | EmaTeacher):
+    changes = isinstance(teacher.cache, SnapshotTeacher | EmaTeacher | RouteTeacher)
+    if teacher.cache == "peers" or changes:
         raise TeacherError(
             f"{key}.cache: this teacher changes during the run, so that its answers cannot be kept"
         )
@@ -244,11 +290,9 @@ def _caches(teacher: Teacher) -> Iterator[CachedTeacher]:
     """Yield the caches in a teacher, but not those in the recipe that it is trained by."""
     if isinstance(teacher, CachedTeacher):
         yield teacher
-    elif isinstance(teacher, CalibratedTeacher):
-        yield from _caches(teacher.calibrated)
-    elif isinstance(teacher, EnsembleTeacher):
-        for member in teacher.ensemble:
-            yield from _caches(member)
+    else:
+        for _, one in inside(teacher):
+            yield from _caches(one)
 
 
 def only_temperatures(recipe: Recipe) -> dict[str, float]:

@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import RecipeError
+from limbeck.recipe.nesting import inside, with_inside
 from limbeck.recipe.overrides import Override, apply_override, read_overrides
 from limbeck.recipe.paths import resolve_paths
 from limbeck.recipe.plain import join_key, show
 from limbeck.recipe.reading import name_from, read_document
+
+_OF_TRAINED = {"train", "overrides", "epoch"}
+"""The keys of a teacher that is a recipe."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +96,8 @@ def _collect(teacher: Any, key: str, keys: list[str]) -> None:
         return
     if isinstance(teacher.get("train"), str | Mapping):
         keys.append(f"{key}.train")
-    for inner in ("calibrated", "cache"):
-        _collect(teacher.get(inner), f"{key}.{inner}", keys)
-    members = teacher.get("ensemble")
-    for position, member in enumerate(members if isinstance(members, list) else ()):
-        _collect(member, f"{key}.ensemble.{position}", keys)
+    for inner, held in inside(teacher):
+        _collect(held, f"{key}.{inner}", keys)
 
 
 @dataclass(frozen=True)
@@ -115,18 +116,10 @@ class _Place:
 def _teacher(teacher: Any, parent: Mapping[str, Any], place: _Place) -> Any:
     if not isinstance(teacher, dict):
         return teacher
-    teacher = dict(teacher)
-    if isinstance(teacher.get("ensemble"), list):
-        inner = place.below("ensemble")
-        teacher["ensemble"] = [
-            _teacher(member, parent, inner.below(position))
-            for position, member in enumerate(teacher["ensemble"])
-        ]
-    for key in ("calibrated", "cache"):
-        if isinstance(teacher.get(key), dict):
-            teacher[key] = _teacher(teacher[key], parent, place.below(key))
-    if isinstance(teacher.get("train"), str | dict) and set(teacher) <= {"train", "overrides"}:
-        teacher = {"train": _trained(teacher, parent, place.below("train"))}
+    teacher = with_inside(teacher, lambda key, held: _teacher(held, parent, place.below(key)))
+    if isinstance(teacher.get("train"), str | dict) and set(teacher) <= _OF_TRAINED:
+        teacher |= {"train": _trained(teacher, parent, place.below("train"))}
+        teacher.pop("overrides", None)
     return teacher
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from limbeck.models.from_torchvision import is_weights_name
 from limbeck.recipe.arguments import is_path
+from limbeck.recipe.nesting import with_inside
 
 DATA_PATHS = ("root", "path", "validation_path", "test_path", "unlabelled_path")
 """Options of data sources that are paths where they are text."""
@@ -101,9 +102,4 @@ def _teacher(teacher: Any, folder: Path) -> Any:
     for key in ("run", "train", "onnx", "folder"):
         if isinstance(found.get(key), str):
             found[key] = absolute(found[key], folder)
-    if isinstance(found.get("ensemble"), list):
-        found["ensemble"] = [_teacher(member, folder) for member in found["ensemble"]]
-    for key in ("calibrated", "cache"):
-        if key in found:
-            found[key] = _teacher(found[key], folder)
-    return found
+    return with_inside(found, lambda _, inner: _teacher(inner, folder))

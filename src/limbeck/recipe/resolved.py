@@ -19,6 +19,9 @@ _NOT_CONTENT = ("name", "output", "trackers", "checkpoints")
 _PLACES = ("folder", "budget")
 """Keys of a cache that say where it lies."""
 
+_YOUNGER = ("epoch", "leave_out")
+"""Keys that came later: where they say nothing, teachers trained before are found again."""
+
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
     """Return the recipe as plain data, every default visible; loading it gives it back."""
@@ -69,7 +72,8 @@ def _content(value: Any, *, key: str = "") -> Any:
     if isinstance(value, Mapping):
         is_recipe = "student" in value and "method" in value
         left_out = _NOT_CONTENT if is_recipe else _PLACES if "cache" in value else ()
-        return {k: _content(v, key=k) for k, v in value.items() if k not in left_out}
+        silent = [key for key in _YOUNGER if value.get(key, 0) is None]
+        return {k: _content(v, key=k) for k, v in value.items() if k not in (*left_out, *silent)}
     if isinstance(value, list | tuple):
         return [_content(item) for item in value]
     if isinstance(value, str) and key in ("weights", "run", "model", "onnx"):

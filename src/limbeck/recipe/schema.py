@@ -105,9 +105,16 @@ class TrainTeacher:
     Args:
         train: the recipe: a path (with ``overrides: {dotted.key: value}`` beside it where wanted),
             or written out. Without ``data`` it learns on the parent's.
+        epoch: the student as it was after so many epochs, from 1 up to those of the recipe; None:
+            the one that the recipe deploys.
     """
 
     train: Recipe
+    epoch: int | None = None
+
+    def __post_init__(self) -> None:
+        checkers.at_least(1, "epoch", self.epoch)
+        checkers.at_most(self.train.train.epochs, "epoch", self.epoch, "the epochs of its recipe")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,17 +136,66 @@ class EnsembleTeacher:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RouteTeacher:
+    """Teachers that take over from each other as the student learns.
+
+    Args:
+        route: the teachers in order, at least two.
+        at: when each takes over, rising, the first 0: shares of the training in (0, 1), or epochs
+            of at least 1; None: even parts.
+    """
+
+    route: Annotated[tuple[TeacherField, ...], AfterValidator(checkers.at_least_two)]
+    at: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        checkers.moments(len(self.route), self.at)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossFitTeacher:
+    """A teacher that answers for each training sample without having seen it.
+
+    The training part is cut into folds, and the teacher is fitted once without each of them.
+
+    Args:
+        crossfit: a teacher that is fitted here: ``{train: recipe}`` or ``{sklearn: …}``, or a
+            calibrated one or an ensemble of these.
+        folds: number of folds, at least 2.
+        seed: of the cut, at least 0.
+    """
+
+    crossfit: TeacherField
+    folds: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        checkers.at_least(2, "folds", self.folds)
+        checkers.seed("seed", self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CalibratedTeacher:
-    """A teacher behind one temperature.
+    """A teacher whose logits are scaled so that its probabilities mean what they say.
 
     Args:
         calibrated: the teacher.
         temperature: a number above 0, or fitted on validation: "auto-nll" (smallest negative
             log-likelihood), "auto-ace" (smallest adaptive calibration error).
+        scaling: "temperature": logits / T; "vector": one factor and one bias a class; "matrix":
+            a matrix and biases. The last two are fitted by likelihood, and ``temperature`` stays
+            as it is.
+        penalty: of vector and matrix: how strongly they are held to one temperature, at least 0.
     """
 
     calibrated: TeacherField
     temperature: Annotated[float | str, PlainValidator(checkers.temperature)] = "auto-nll"
+    scaling: Literal["temperature", "vector", "matrix"] = "temperature"
+    penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        checkers.at_least(0, "penalty", self.penalty)
+        checkers.one_scaling(self.scaling, self.temperature, self.penalty)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +224,8 @@ Teacher = (
     | RunTeacher
     | TrainTeacher
     | EnsembleTeacher
+    | RouteTeacher
+    | CrossFitTeacher
     | CalibratedTeacher
     | CachedTeacher
     | VirtualTeacher
@@ -185,6 +243,8 @@ TeacherField = Annotated[
     | Annotated[RunTeacher, Tag("<run>")]
     | Annotated[TrainTeacher, Tag("<train>")]
     | Annotated[EnsembleTeacher, Tag("<ensemble>")]
+    | Annotated[RouteTeacher, Tag("<route>")]
+    | Annotated[CrossFitTeacher, Tag("<crossfit>")]
     | Annotated[CalibratedTeacher, Tag("<calibrated>")]
     | Annotated[CachedTeacher, Tag("<cache>")]
     | Annotated[VirtualTeacher, Tag("<virtual>")]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,9 +39,16 @@ class Store:
         default = Path(home) / "teachers" if home else Path("runs") / "teachers"
         self.folder = default if folder is None else Path(folder)
 
-    def place(self, recipe: Recipe, data: DataBundle) -> Path:
-        """Return the folder of a recipe's student: recipe, data and format decide it."""
-        parts = (str(FORMAT), recipe_digest(resolved(recipe)), data.fingerprint())
+    def place(self, recipe: Recipe, data: DataBundle, epochs: Sequence[int] = ()) -> Path:
+        """Return the folder of a recipe's student: recipe, data and format decide it.
+
+        Args:
+            recipe: the recipe.
+            data: its data.
+            epochs: those kept beside the student, for a run that repeats one which kept others.
+        """
+        parts = [str(FORMAT), recipe_digest(resolved(recipe)), data.fingerprint()]
+        parts += [f"epochs {', '.join(map(str, epochs))}"] if epochs else []
         return self.folder / hashlib.sha256("|".join(parts).encode()).hexdigest()[:20]
 
 
@@ -53,24 +61,37 @@ def is_trained(folder: Path) -> bool:
     return done and (folder / "student" / "model.safetensors").is_file()
 
 
-def obtain(recipe: Recipe, workshop: Workshop, key: str) -> Path | nn.Module:
+def obtain(
+    recipe: Recipe, workshop: Workshop, key: str, epoch: int | None = None
+) -> Path | nn.Module:
     """Return the run folder of a teacher's recipe; train it first, or go on training it.
+
+    A run that was trained without keeping the epoch is repeated, to the same bits, beside it.
 
     Args:
         recipe: the teacher's recipe.
         workshop: tools; its ``train`` False: an untrained network is returned instead.
         key: where the recipe stands, for messages.
+        epoch: of which the student must be kept; None: none.
     """
     from limbeck.recipe.build import at, plan_with, same_random_numbers
 
     with at(key):
         data = workshop.data(recipe)
-        folder = workshop.store.place(recipe, data)
+        recipe = _keeping(recipe, workshop.epochs_of(recipe) | ({epoch} if epoch else set()))
+        epochs = recipe.checkpoints.keep_epochs
+        folder, again = workshop.store.place(recipe, data), False
         with joined_world() as world:  # all ranks act on what the first one sees
             trained = world.share(is_trained(folder))
+            if trained and world.share(not _has_epoch(folder, epoch)):
+                folder, again = workshop.store.place(recipe, data, epochs), True
+                trained = world.share(is_trained(folder) and _has_epoch(folder, epoch))
         if trained:
             workshop.say(f"{key}: found again, trained already ({folder})")
             return folder
+        if again:
+            kept = ", ".join(map(str, epochs))
+            workshop.say(f"{key}: was trained without keeping epoch {epoch}: again, for {kept}")
         plan = plan_with(workshop, recipe, key)
         if not workshop.train:
             workshop.say(f"{key}: will be trained first ({folder})")
@@ -79,7 +100,20 @@ def obtain(recipe: Recipe, workshop: Workshop, key: str) -> Path | nn.Module:
             return next(iter(student.members)) if recipe.is_cohort else student  # type: ignore
         with _locked(folder, workshop):
             _train(folder, plan, workshop, key)
+    if not _has_epoch(folder, epoch):  # it was begun before anybody asked for the epoch
+        return obtain(recipe, workshop, key, epoch)
     return folder
+
+
+def _keeping(recipe: Recipe, epochs: set[int]) -> Recipe:
+    """Return the recipe, whose run keeps these epochs too."""
+    wanted = tuple(sorted(epochs.union(recipe.checkpoints.keep_epochs)))
+    checkpoints = dataclasses.replace(recipe.checkpoints, keep_epochs=wanted)
+    return dataclasses.replace(recipe, checkpoints=checkpoints)
+
+
+def _has_epoch(folder: Path, epoch: int | None) -> bool:
+    return epoch is None or RunFolder(folder).epoch_file(epoch).is_file()
 
 
 def _train(folder: Path, plan: object, workshop: Workshop, key: str) -> None:

@@ -21,10 +21,13 @@ from limbeck.reports.predictions import (
     mean_class_accuracy,
     reliability,
 )
+from limbeck.reports.rescaling import rescaling_of, rescaling_plot, rescaling_table
 from limbeck.reports.tables import Cell, Column, Row, Table
 
 MAX_DIAGRAMS = 6
 """Reliability diagrams on a page; more arms than that are left to the table."""
+MAX_PROBES = 3
+"""Scatter plots of gradient weights on a page; the table has the other arms."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class AnswerSections:
         fidelity_table: agreement in numbers.
         fidelity_note: how to read arms that had no teacher.
         classes: accuracy on the hardest classes.
+        rescaling: how the teacher rescales gradients, one plot for each of a few arms.
+        rescaling_table: the same in numbers, for all arms with a teacher.
     """
 
     reliability: tuple[Plot, ...] = ()
@@ -46,6 +51,8 @@ class AnswerSections:
     fidelity_table: Table | None = None
     fidelity_note: str = ""
     classes: Plot | None = None
+    rescaling: tuple[Plot, ...] = ()
+    rescaling_table: Table | None = None
 
 
 def answer_sections(evidence: Evidence) -> AnswerSections:
@@ -67,6 +74,7 @@ def answer_sections(evidence: Evidence) -> AnswerSections:
         else ""
     )
     shown = found[: MAX_DIAGRAMS - 1]
+    probed = [(arm, probe) for arm, answers in found if (probe := rescaling_of(arm, answers))]
     return AnswerSections(
         reliability=tuple(_diagrams(shown)),
         left_out=tuple(arm.label for arm, _ in found[len(shown) :]),
@@ -74,6 +82,8 @@ def answer_sections(evidence: Evidence) -> AnswerSections:
         fidelity_table=_fidelity_table(rows) if rows else None,
         fidelity_note=note,
         classes=_classes(evidence, found),
+        rescaling=tuple(rescaling_plot(arm, probe) for arm, probe in probed[:MAX_PROBES]),
+        rescaling_table=rescaling_table(probed) if probed else None,
     )
 
 

@@ -120,6 +120,8 @@ def _sections(answers: AnswerSections) -> list[tuple[str, str]]:
         sections.append(("calibration", "Calibration"))
     if answers.fidelity:
         sections.append(("agreement", "Agreement"))
+    if answers.rescaling:
+        sections.append(("rescaling", "Weights"))
     if answers.classes is not None:
         sections.append(("classes", "Classes"))
     return [*sections, ("methods", "Methods"), ("reproduce", "Reproduce")]

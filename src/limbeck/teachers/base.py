@@ -25,7 +25,8 @@ class Teacher:
 
     The engine calls, in this order: ``foresee`` (the run's settings), ``bind`` (data and device),
     ``meet`` (the fresh student), ``set_taps``; then loads a checkpoint into ``state`` where it
-    resumes; then ``ask`` each step, ``step_end`` and ``epoch_end``; and ``close``, always.
+    resumes; then ``step_begin``, ``ask`` and ``step_end`` each step, and ``epoch_end``; and
+    ``close``, always.
 
     Attributes:
         name: what methods call it.
@@ -107,6 +108,9 @@ class Teacher:
         """What to checkpoint in a teacher that changes; None for a fixed one."""
         return None
 
+    def step_begin(self, ctx: Any) -> None:
+        """Learn where the training stands (``ctx.progress``), before the questions of a step."""
+
     def step_end(self, student: nn.Module, ctx: Any) -> None:
         """Follow the student after an optimiser step (moving averages)."""
 
@@ -120,6 +124,17 @@ class Teacher:
         """Whether the teacher can give what a Card's ``teacher_access`` asks."""
         rank = {name: level for level, name in enumerate(_LADDER)}
         return rank[self.access] >= rank.get(wanted, rank["module"])
+
+
+def in_short(teacher: Teacher) -> str:
+    """Return what a teacher is, without how its inputs are set up."""
+    return teacher.describe().split(";")[0]
+
+
+def lesser_access(first: Access, second: Access) -> Access:
+    """Return the lesser of two accesses: the most that can be asked of two teachers alike."""
+    rank = {name: level for level, name in enumerate(_LADDER)}
+    return min(first, second, key=lambda access: rank.get(access, len(_LADDER)))
 
 
 def stated_inputs(batch: Batch) -> Any:

@@ -147,6 +147,11 @@ class EnsembleTeacher(Teacher):
         states = [member.state for member in self.members if member.state is not None]
         return _joined(states) if states else None
 
+    def step_begin(self, ctx: Any) -> None:
+        """Tell every member where the training stands."""
+        for member in self.members:
+            member.step_begin(ctx)
+
     def step_end(self, student: nn.Module, ctx: Any) -> None:
         """Hand the step to every member."""
         for member in self.members:

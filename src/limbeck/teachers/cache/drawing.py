@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.data.batch import Batch
+from limbeck.data.batch import Batch, Draw
 from limbeck.data.bundle import DataBundle
 from limbeck.data.mixing import shown
 from limbeck.data.prefetch import prefetch
@@ -46,7 +46,9 @@ def drawn(
         inputs = batch.inputs
         if visits.channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
             inputs = inputs.to(memory_format=torch.channels_last)
-        yield batch.replace(inputs=inputs)
+        augment = data.augment_eval if view is None else data.augment_train
+        draw = Draw(train.samples, augment, visits.seed, view or 0)
+        yield batch.replace(inputs=inputs, draw=draw)
 
 
 def in_reverse(batch: Batch) -> Batch:
@@ -60,7 +62,7 @@ def in_reverse(batch: Batch) -> Batch:
         return type(value)(map(turned, value)) if isinstance(value, list | tuple) else value
 
     names = ("inputs", "targets", "index")
-    return batch.replace(**{name: turned(getattr(batch, name)) for name in names})
+    return batch.replace(**{name: turned(getattr(batch, name)) for name in names}, draw=batch.draw)
 
 
 def conditions(visits: Visits, device: torch.device) -> dict[str, Any]:

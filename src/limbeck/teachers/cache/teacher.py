@@ -25,6 +25,7 @@ from limbeck.teachers.cache.manifest import NAME, Manifest, read_manifest
 from limbeck.teachers.cache.reader import IN_MEMORY, Part, open_part
 from limbeck.teachers.cache.store import nearest, place_of
 from limbeck.teachers.digest import digest_of_parts
+from limbeck.teachers.ensemble import EnsembleTeacher
 from limbeck.teachers.visits import Visits
 
 if TYPE_CHECKING:
@@ -268,6 +269,14 @@ class CachedTeacher(Teacher):
         """Return the digest of the teacher, of the form its answers have, and of its inputs."""
         form = repr(sorted(self.codec.settings(features=True).items()))
         return digest_of_parts("cached", self.inner.fingerprint(), form, self.inputs)
+
+    @property
+    def hides_members(self) -> bool:
+        """Whether single voices behind the answers are not kept."""
+        inner = self.inner
+        while not isinstance(inner, EnsembleTeacher) and hasattr(inner, "inner"):
+            inner = inner.inner
+        return isinstance(inner, EnsembleTeacher)
 
     @property
     def module(self) -> nn.Module | None:
