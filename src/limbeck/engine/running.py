@@ -31,6 +31,7 @@ from limbeck.files import write_bytes, write_json
 from limbeck.models import save_model
 from limbeck.models.calling import restore_attention
 from limbeck.models.cohort import CohortMean, cohort_mean_spec
+from limbeck.models.grown import name_of
 from limbeck.models.pretrained_config import say_expected_inputs
 
 
@@ -212,16 +213,18 @@ def _deploy(run: Distiller) -> nn.Module:
     return members[run.keeper.best.member].eval()
 
 
-def _deployed_spec(plan: Plan, member: int) -> Mapping[str, Any] | None:
+def _deployed_spec(run: Distiller, member: int) -> Mapping[str, Any] | None:
     """Return how to rebuild what is deployed; None where it is not known."""
-    if any(method.card.deploys == "grown" for method in plan.methods):
-        return None
-    if not isinstance(plan.student_spec, list | tuple):
-        return plan.student_spec
-    if plan.cohort == "ensemble" and len(plan.student_spec) > 1:
-        return cohort_mean_spec(plan.student_spec)
-    spec: Mapping[str, Any] | None = plan.student_spec[member]
-    return spec
+    plan = run.plan
+    given = plan.student_spec
+    specs = list(given) if isinstance(given, list | tuple) else [given]
+    for index, spec in enumerate(specs):
+        for runtime in run.parts.module.member_runtimes(index):
+            spec = runtime.describe_deployed(spec)
+        specs[index] = spec
+    if plan.cohort == "ensemble" and len(specs) > 1:
+        return cohort_mean_spec(specs)
+    return specs[member if len(specs) > 1 else 0]
 
 
 def _summarise(run: Distiller, student: nn.Module) -> dict[str, Any]:
@@ -241,7 +244,7 @@ def _summarise(run: Distiller, student: nn.Module) -> dict[str, Any]:
     if predictions:
         contiguous = {name: value.contiguous() for name, value in predictions.items()}
         write_bytes(run.folder.predictions, save(contiguous))
-    spec = _deployed_spec(plan, best.member)
+    spec = _deployed_spec(run, best.member)
     stats = plan.data.normalization
     extra: dict[str, Any] = {
         "class_names": list(plan.data.class_names),
@@ -255,7 +258,7 @@ def _summarise(run: Distiller, student: nn.Module) -> dict[str, Any]:
         vocabulary.save(run.folder.student / TOKENIZER)
     save_model(student, run.folder.student, spec, extra)
     example = example_batch(plan, run.world.device).inputs
-    model = (spec or {}).get("model") or type(student).__name__
+    model = name_of(spec) or type(student).__name__
     return {
         "name": plan.name,
         "status": "done",

@@ -245,3 +245,11 @@ class Runtime(nn.Module):
     def deploy(self, student: nn.Module) -> nn.Module:
         """Return the student without what served training only."""
         return student
+
+    def describe_deployed(self, spec: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """Return how to rebuild what ``deploy`` returns; None where that is not known.
+
+        Args:
+            spec: how to rebuild the student that the method was given (``models.model_spec``).
+        """
+        return None if self.method.card.deploys == "grown" else spec

@@ -16,6 +16,7 @@ from limbeck.data.normalize import Normalize
 from limbeck.errors import ModelError
 from limbeck.files import digest, storage_errors, write_json, written_whole
 from limbeck.models.cohort import COHORT_MEAN, CohortMean
+from limbeck.models.grown import GROWN, grow
 from limbeck.models.hf_folder import write_config
 from limbeck.models.pretrained_config import say_expected_inputs
 
@@ -202,6 +203,10 @@ def _rebuild(folder: Path, spec: Mapping[str, Any], allow_code: bool) -> nn.Modu
         if spec["model"] == COHORT_MEAN:
             members = spec["arguments"].get("members", ())
             return CohortMean(_rebuild(folder, one, allow_code) for one in members)
+        if spec["model"] == GROWN:
+            inside = spec["arguments"]
+            student = _rebuild(folder, inside.get("student", {}), allow_code)
+            return grow(student, inside.get("parts", ()))
         return build_model(
             str(spec["model"]),
             num_classes=spec["num_classes"],
