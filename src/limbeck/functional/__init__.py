@@ -16,6 +16,12 @@ from limbeck.functional.calibration import (
     reliability_bins,
     underconfidence_error,
 )
+from limbeck.functional.codebook import (
+    assignment_kl,
+    codeword_probabilities,
+    nearest_subclass,
+    subclass_decisions,
+)
 from limbeck.functional.condensation import (
     cost_aware_score,
     entropy_value,
@@ -93,6 +99,7 @@ __all__ = [
     "activation_boundary",
     "adaptive_calibration_error",
     "adaptive_expected_calibration_error",
+    "assignment_kl",
     "attention_map",
     "attention_transfer",
     "bank_scores",
@@ -103,6 +110,7 @@ __all__ = [
     "class_hierarchy",
     "class_similarity",
     "classwise_calibration_error",
+    "codeword_probabilities",
     "confusion",
     "correlation_congruence",
     "cost_aware_score",
@@ -144,6 +152,7 @@ __all__ = [
     "margin_distance",
     "match_sizes",
     "mixing_weights",
+    "nearest_subclass",
     "negative_log_likelihood",
     "neighbour_congruence",
     "neuron_selectivity",
@@ -168,6 +177,7 @@ __all__ = [
     "sp",
     "squared_error",
     "standardise_logits",
+    "subclass_decisions",
     "swap_with_label",
     "ttm",
     "underconfidence_error",
