@@ -15,6 +15,7 @@ from limbeck.models import load_model
 SILENT: dict[str, Any] = {"say": lambda line: None, "samples": 40}
 METHODS: dict[str, dict[str, Any]] = {
     "letkd2": {"name": "letkd2", "codewords": 8, "subclasses": 2},
+    "simkd": {"name": "simkd"},
 }
 
 

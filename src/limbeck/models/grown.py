@@ -37,6 +37,11 @@ class Grafted(nn.Module):
         super().__init__()
         self.inner, self.part, self.before = inner, part, before
 
+    @property
+    def grown_around(self) -> nn.Module:
+        """The module inside, by a name that says what this is."""
+        return self.inner
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the module's output, as the part changes it."""
         if not self.before:
