@@ -181,4 +181,5 @@ def make_projection(channels: int, out_channels: int) -> nn.Sequential:
 def _gaps(project: nn.Module, ours: Tensor, theirs: Tensor) -> Tensor:
     """Return each sample's mean squared error at the common size."""
     mine, other = functional.match_sizes(as_map(ours), as_map(theirs.detach()))
-    return (project(mine) - other).square().flatten(1).mean(dim=1)
+    gaps: Tensor = (project(mine) - other).square().flatten(1).mean(dim=1)
+    return gaps
