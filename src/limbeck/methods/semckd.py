@@ -48,7 +48,7 @@ class SemCKD(Paired):
         batch_size: the number of samples that q and k read: that of a training step, on each
             process. The rows of smaller batches are filled with zeros (ours; the authors leave
             such batches out).
-        softness: s.
+        softness: s, above 0: small is sharp (1, the authors').
     """
 
     weight: float = 400.0
