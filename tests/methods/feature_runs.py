@@ -17,7 +17,7 @@ from limbeck.teachers.live import LiveTeacher
 
 
 def prepare(method: Any, student: nn.Module, teacher: nn.Module, size: int = 16) -> Any:
-    ctx = Context(example=Batch(inputs=torch.rand(2, 1, size, size)))
+    ctx = Context(example=Batch(inputs=torch.rand(2, 1, size, size)), num_outputs=10)
     return method.prepare(student, {"teacher": LiveTeacher(teacher)}, None, ctx)
 
 

@@ -18,10 +18,14 @@ from limbeck.methods import all_methods
 GOLDEN = Path(__file__).parent / "golden"
 UPDATE = "LIMBECK_UPDATE_GOLDEN"
 MAKE = f"{UPDATE}=1 pytest tests/methods/test_golden_curves.py -k {{name}}"
-# What to run where a method alone, with its defaults, would do nothing in eight steps.
+# What to run where a method alone, with its defaults, is no good check in eight steps.
 RUNS: dict[str, list[Any]] = {
     "crd": [{"name": "crd", "num_negatives": 16, "dim": 8}],
     "backward": ["kd", {"name": "backward", "rounds": 1}],
+    # Few centres: which of many good arrangements of many it is would be a matter of rounding.
+    "quest": [{"name": "quest", "codewords": 4}],
+    "letkd1": [{"name": "letkd1", "codewords": 4}],
+    "letkd2": [{"name": "letkd2", "codewords": 4, "subclasses": 2}],
     "kcd": ["kd", {"name": "kcd", "stage_epochs": 1, "tau": 0.6}],
 }
 

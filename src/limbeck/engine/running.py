@@ -31,6 +31,7 @@ from limbeck.files import write_bytes, write_json
 from limbeck.models import save_model
 from limbeck.models.calling import restore_attention
 from limbeck.models.cohort import CohortMean, cohort_mean_spec
+from limbeck.models.grown import name_of
 from limbeck.models.pretrained_config import say_expected_inputs
 
 
@@ -214,17 +215,18 @@ def _deploy(run: Distiller) -> nn.Module:
 
 def _deployed_spec(run: Distiller, student: nn.Module) -> Mapping[str, Any] | None:
     """Return how to rebuild what is deployed; None where it is not known."""
-    plan, member = run.plan, run.keeper.best.member
-    if not isinstance(plan.student_spec, list | tuple):
-        spec = plan.student_spec
-        for runtime in run.parts.module.member_runtimes(0):
-            spec = runtime.deployed_spec(spec, student)
-        return spec
-    if any(method.card.deploys == "grown" for method in plan.methods):
-        return None
-    if plan.cohort == "ensemble" and len(plan.student_spec) > 1:
-        return cohort_mean_spec(plan.student_spec)
-    return plan.student_spec[member]
+    given = run.plan.student_spec
+    specs = list(given) if isinstance(given, list | tuple) else [given]
+    chosen, students = [run.keeper.best.member if len(specs) > 1 else 0], [student]
+    if run.plan.cohort == "ensemble" and len(specs) > 1:
+        chosen, students = list(range(len(specs))), list(student.members)  # type: ignore[arg-type]
+    found = []
+    for index, one in zip(chosen, students, strict=True):
+        spec = specs[index]
+        for runtime in run.parts.module.member_runtimes(index):
+            spec = runtime.deployed_spec(spec, one)
+        found.append(spec)
+    return cohort_mean_spec(found) if len(found) > 1 else found[0]
 
 
 def _summarise(run: Distiller, student: nn.Module) -> dict[str, Any]:
@@ -258,7 +260,7 @@ def _summarise(run: Distiller, student: nn.Module) -> dict[str, Any]:
         vocabulary.save(run.folder.student / TOKENIZER)
     save_model(student, run.folder.student, spec, extra)
     example = example_batch(plan, run.world.device).inputs
-    model = (spec or {}).get("model") or type(student).__name__
+    model = name_of(spec) or type(student).__name__
     return {
         "name": plan.name,
         "status": "done",

@@ -18,6 +18,7 @@ from typing import Any
 from limbeck._version import __version__
 from limbeck.models.branched import NATIVE_ENSEMBLE, Branched
 from limbeck.models.cohort import COHORT_MEAN, CohortMean
+from limbeck.models.grown import GROWN, grow
 from limbeck.models.registry import model_entry
 
 FILE = "model.py"
@@ -95,6 +96,12 @@ def _construct(spec: Mapping[str, Any], gathered: _Gathered) -> str | None:
             return None
         branched = gathered.add(Branched.__module__, Branched.__qualname__)
         return f"{branched}({', '.join([network, *_words(arguments)])})"
+    if name == GROWN:
+        student = _construct(arguments["student"], gathered)
+        if student is None:
+            return None
+        grown = gathered.add(grow.__module__, grow.__qualname__)
+        return f"{grown}({student}, {arguments['parts']!r})"
     if name.startswith("timm/"):
         gathered.imports.add("import timm")
         inside = {"num_classes": given["num_classes"], "in_chans": given["input_shape"][0]}

@@ -18,6 +18,12 @@ from limbeck.functional.calibration import (
     reliability_bins,
     underconfidence_error,
 )
+from limbeck.functional.codebook import (
+    assignment_kl,
+    codeword_probabilities,
+    nearest_subclass,
+    subclass_decisions,
+)
 from limbeck.functional.condensation import (
     cost_aware_score,
     entropy_value,
@@ -107,6 +113,7 @@ __all__ = [
     "adaptive_expected_calibration_error",
     "adversarial_targets",
     "ascend",
+    "assignment_kl",
     "attention_map",
     "attention_transfer",
     "bank_scores",
@@ -122,6 +129,7 @@ __all__ = [
     "class_hierarchy",
     "class_similarity",
     "classwise_calibration_error",
+    "codeword_probabilities",
     "confusion",
     "correlation_congruence",
     "cost_aware_score",
@@ -171,6 +179,7 @@ __all__ = [
     "mixing_weights",
     "multi_teacher_kd",
     "native_ensemble",
+    "nearest_subclass",
     "negative_log_likelihood",
     "neighbour_congruence",
     "neuron_selectivity",
@@ -198,6 +207,7 @@ __all__ = [
     "split_kl",
     "squared_error",
     "standardise_logits",
+    "subclass_decisions",
     "swap_with_label",
     "teacher_confidence",
     "ttm",

@@ -17,6 +17,7 @@ from limbeck.errors import ModelError
 from limbeck.files import digest, storage_errors, write_json, written_whole
 from limbeck.models.branched import NATIVE_ENSEMBLE, Branched
 from limbeck.models.cohort import COHORT_MEAN, CohortMean
+from limbeck.models.grown import GROWN, grow
 from limbeck.models.hf_folder import write_config
 from limbeck.models.pretrained_config import say_expected_inputs
 
@@ -206,6 +207,10 @@ def _rebuild(folder: Path, spec: Mapping[str, Any], allow_code: bool) -> nn.Modu
         if spec["model"] == NATIVE_ENSEMBLE:
             inside = dict(spec["arguments"])
             return Branched(_rebuild(folder, inside.pop("network"), allow_code), **inside)
+        if spec["model"] == GROWN:
+            inside = spec["arguments"]
+            student = _rebuild(folder, inside.get("student", {}), allow_code)
+            return grow(student, inside.get("parts", ()))
         return build_model(
             str(spec["model"]),
             num_classes=spec["num_classes"],

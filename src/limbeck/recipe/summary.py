@@ -78,7 +78,8 @@ def _student(plan: Plan, student: nn.Module, teachers: Mapping[str, int]) -> str
         smaller = largest >= count
         factor = largest / count if smaller else count / largest
         text += f" ({factor:.1f}x {'smaller' if smaller else 'larger'} than the teacher)"
-    return text
+    growing = [method.name for method in plan.methods if method.card.deploys == "grown"]
+    return text + (f"; {', '.join(growing)} adds parts that stay" if growing else "")
 
 
 def _task_weight(plan: Plan) -> str:

@@ -50,7 +50,8 @@ def _blocks(model: nn.Module) -> list[str]:
         ):
             continue
         children = list(part.named_children())
-        kinds = {type(child) for _, child in children}
+        # A block that was grown (``models.grown``) is still one of its kind.
+        kinds = {type(getattr(child, "grown_around", child)) for _, child in children}
         if len(kinds) == 1 and any(_is_attention(inner) for inner in part.modules()):
             found += [f"{name}.{child}" for child, _ in children]
     return found

@@ -63,12 +63,30 @@ def resolve_taps(
     """
     model = unwrap(model)
     known = dict(roles_of(model) if roles is None else roles)
-    modules = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+    modules = _paths(model)
     found: dict[str, ResolvedTap] = {}
     for tap in [taps] if isinstance(taps, str) else taps:
         for resolved in _resolve_one(model, tap, known, modules):
             found.setdefault(resolved.name, resolved)
     return list(found.values())
+
+
+def _paths(model: nn.Module) -> list[str]:
+    """Return the paths of all modules, and those that are reached through a part grown on one.
+
+    What was "layer3.0" is "layer3.inner.0" in a network that was grown at "layer3"; both are found.
+    """
+    names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+    short = [name.replace(".inner", "") for name in names if ".inner." in name]
+    return names + [name for name in short if name not in names and _has(model, name)]
+
+
+def _has(model: nn.Module, path: str) -> bool:
+    try:
+        model.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
 
 
 def _resolve_one(
