@@ -2,6 +2,8 @@
 
 from limbeck.functional._common import Reduction
 from limbeck.functional._maps import match_sizes
+from limbeck.functional.activation_maps import class_activation_maps, class_attention
+from limbeck.functional.aggregation import aggregate_distance, highway
 from limbeck.functional.attention import attention_map, attention_transfer
 from limbeck.functional.boundary import activation_boundary
 from limbeck.functional.calibration import (
@@ -49,6 +51,7 @@ from limbeck.functional.explanation import (
 from limbeck.functional.factor import factor_transfer
 from limbeck.functional.feature import hint
 from limbeck.functional.flow import flow_matrix, fsp
+from limbeck.functional.frequency import frequency_attention
 from limbeck.functional.logit import dml, kd, kd_multilabel, kd_regression
 from limbeck.functional.margin import batch_norm_margin, margin_distance
 from limbeck.functional.matching import power_sum, ttm
@@ -93,6 +96,7 @@ __all__ = [
     "activation_boundary",
     "adaptive_calibration_error",
     "adaptive_expected_calibration_error",
+    "aggregate_distance",
     "attention_map",
     "attention_transfer",
     "bank_scores",
@@ -100,6 +104,8 @@ __all__ = [
     "batch_norm_margin",
     "binary_cross_entropy",
     "brier_score",
+    "class_activation_maps",
+    "class_attention",
     "class_hierarchy",
     "class_similarity",
     "classwise_calibration_error",
@@ -120,9 +126,11 @@ __all__ = [
     "fit_temperature",
     "fit_temperature_by_ace",
     "flow_matrix",
+    "frequency_attention",
     "fsp",
     "gradcam",
     "hierarchical_context",
+    "highway",
     "hint",
     "is_wrong",
     "jensen_shannon",
