@@ -8,6 +8,7 @@ from limbeck.taps.projectors import make_projector
 from limbeck.taps.resolve import ResolvedTap, resolve_taps
 from limbeck.taps.roles import head_of, infer_roles, roles_of, unwrap
 from limbeck.taps.session import TappedModel
+from limbeck.taps.splicing import run_from
 
 __all__ = [
     "LinearHead",
@@ -26,6 +27,7 @@ __all__ = [
     "pair_taps",
     "resolve_taps",
     "roles_of",
+    "run_from",
     "tap_shapes",
     "tapping",
     "unwrap",
