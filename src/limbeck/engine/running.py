@@ -212,10 +212,13 @@ def _deploy(run: Distiller) -> nn.Module:
     return members[run.keeper.best.member].eval()
 
 
-def _deployed_spec(plan: Plan, member: int) -> Mapping[str, Any] | None:
+def _deployed_spec(run: Distiller, member: int) -> Mapping[str, Any] | None:
     """Return how to rebuild what is deployed; None where it is not known."""
-    if any(method.card.deploys == "grown" for method in plan.methods):
-        return None
+    plan = run.plan
+    for runtime in run.parts.module.member_runtimes(member):
+        if runtime.method.card.deploys == "grown":
+            given = plan.student_spec
+            return runtime.grown_spec(given[0] if isinstance(given, list | tuple) else given)
     if not isinstance(plan.student_spec, list | tuple):
         return plan.student_spec
     if plan.cohort == "ensemble" and len(plan.student_spec) > 1:
@@ -241,7 +244,7 @@ def _summarise(run: Distiller, student: nn.Module) -> dict[str, Any]:
     if predictions:
         contiguous = {name: value.contiguous() for name, value in predictions.items()}
         write_bytes(run.folder.predictions, save(contiguous))
-    spec = _deployed_spec(plan, best.member)
+    spec = _deployed_spec(run, best.member)
     stats = plan.data.normalization
     extra: dict[str, Any] = {
         "class_names": list(plan.data.class_names),

@@ -242,6 +242,17 @@ class Runtime(nn.Module):
         """Numbers worth a line in the log of each epoch."""
         return {}
 
+    def grown_spec(self, spec: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """Return how to rebuild what is deployed, where the card says "grown".
+
+        Args:
+            spec: how to rebuild the student as it was given (``model_spec``); None: not known.
+
+        Returns:
+            what ``load_model`` can build; None: the module then has to be given to it again.
+        """
+        return None
+
     def deploy(self, student: nn.Module) -> nn.Module:
         """Return the student without what served training only."""
         return student

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from limbeck.data.normalize import Normalize
 from limbeck.errors import ModelError
 from limbeck.files import digest, storage_errors, write_json, written_whole
+from limbeck.models.assistant import STUDENT_ASSISTANT, rebuild_student_assistant
 from limbeck.models.cohort import COHORT_MEAN, CohortMean
 from limbeck.models.hf_folder import write_config
 from limbeck.models.pretrained_config import say_expected_inputs
@@ -202,6 +203,9 @@ def _rebuild(folder: Path, spec: Mapping[str, Any], allow_code: bool) -> nn.Modu
         if spec["model"] == COHORT_MEAN:
             members = spec["arguments"].get("members", ())
             return CohortMean(_rebuild(folder, one, allow_code) for one in members)
+        if spec["model"] == STUDENT_ASSISTANT:
+            given = _rebuild(folder, spec["arguments"]["given"], allow_code)
+            return rebuild_student_assistant(spec, given)
         return build_model(
             str(spec["model"]),
             num_classes=spec["num_classes"],
