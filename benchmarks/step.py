@@ -27,7 +27,7 @@ from limbeck.engine.logbook import Console
 from limbeck.engine.measuring import Judge
 from limbeck.engine.plan import Plan
 from limbeck.engine.run_folder import RunFolder
-from limbeck.engine.settings import Schedule, Train
+from limbeck.engine.settings import Optimizer, Schedule, Train
 from limbeck.engine.setup import assemble
 from limbeck.methods import as_methods
 from limbeck.models import build_model
@@ -41,17 +41,24 @@ def network(name: str) -> nn.Module:
     return build_model(name, num_classes=100, input_shape=(3, 32, 32))
 
 
-def ours(student: str, teacher: str) -> Callable[[], object]:
+def distiller_of(
+    method: str, student: str, teacher: str, batch_size: int = BATCH
+) -> Callable[[], object]:
     """Return the Distiller's step on a fixed batch."""
-    images, labels = torch.rand(4 * BATCH, 3, 32, 32), torch.arange(4 * BATCH) % 100
+    images, labels = torch.rand(4 * batch_size, 3, 32, 32), torch.arange(4 * batch_size) % 100
     data = bundle_from(TensorSamples(images, labels), num_classes=100)
     plan = Plan(
         name="step",
         data=data,
         make_student=lambda: network(student),
-        methods=as_methods("kd"),
+        methods=as_methods(method),
         teachers={"teacher": LiveTeacher(network(teacher))},
-        train=Train(epochs=10_000, batch_size=BATCH, schedule=Schedule(name="constant")),
+        train=Train(
+            epochs=10_000,
+            batch_size=batch_size,
+            optimizer=Optimizer(lr=1e-6),  # no weight of a method makes the loss grow
+            schedule=Schedule(name="constant"),
+        ),
     )
     world = World()
     parts = assemble(plan, world)
@@ -60,7 +67,7 @@ def ours(student: str, teacher: str) -> Callable[[], object]:
     run = Distiller(plan, folder, world, Console(1, quiet=True), parts, Judge(plan, parts, world))
     run.enter_stage()
     run.parts.module.train()
-    batch = Batch(images[:BATCH], labels[:BATCH], torch.arange(BATCH))
+    batch = Batch(images[:batch_size], labels[:batch_size], torch.arange(batch_size))
 
     def step() -> None:
         run._train_step([batch], 0.0, 0.1)
@@ -127,7 +134,7 @@ def main() -> None:
         results.append(
             compare(
                 f"KD step, {student} from {teacher}, batch {BATCH}",
-                ("Limbeck", ours(student, teacher)),
+                ("Limbeck", distiller_of("kd", student, teacher)),
                 ("plain torch", floor(student, teacher)),
                 pairs=options.pairs,
                 bar=bar,

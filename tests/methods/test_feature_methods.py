@@ -41,6 +41,9 @@ PUBLISHED = {
     "ft": (200.0, 1.0),
     "ofd": (0.001, 1.0),
     "reviewkd": (5.0, 1.0),
+    "catkd": (400.0, 1.0),
+    "famkd": (1.0, 1.0),
+    "blockkd": (0.9, 0.1),
 }
 ON_STAGES = ["at", "nst", "vid", "fsp", "kdsvd"]
 """Methods that compare the stages of any two networks of the same form."""
@@ -155,6 +158,10 @@ OTHERS = [
     make_method("ft", form="flat", rate=0.7),
     make_method("ofd", pairs="stages"),
     make_method("reviewkd", pairs="stages", warmup_epochs=0),
+    make_method("catkd", normalise=False, size=1, binarise=True),
+    make_method("blockkd", pairs="stages", decay=1.0, connector="auto"),
+    make_method("lad", norm="sequence", student_layers="stages[-1]"),
+    make_method("famkd", pairs="stages", warmup_epochs=0, review=False, low_cut=0.5),
 ]
 
 
@@ -190,6 +197,13 @@ def test_contracts_hold_for_other_parameters(method):
         ("ft", "fit_batch_size", 1),
         ("reviewkd", "warmup_epochs", -1),
         ("kdsvd", "projector", "linear"),
+        ("catkd", "size", 0),
+        ("famkd", "low_cut", 1.0),
+        ("famkd", "warmup_epochs", -1),
+        ("lad", "norm", "batch"),
+        ("blockkd", "temperature", 0.0),
+        ("blockkd", "decay", 1.5),
+        ("blockkd", "connector", "linear"),
     ],
 )
 def test_values_without_a_meaning_are_refused(name, key, value):

@@ -16,7 +16,7 @@ from limbeck.teachers.live import LiveTeacher
 
 
 @pytest.mark.parametrize(
-    "name", ["vid", "cc", "fsp", "ab", "ft", "ofd", "ofd_measured", "reviewkd"]
+    "name", ["vid", "cc", "fsp", "ab", "ft", "ofd", "ofd_measured", "reviewkd", "famkd", "blockkd"]
 )
 def test_a_resumed_run_equals_an_undisturbed_one_and_fits_nothing_again(name, tmp_path):
     def plan() -> Any:

@@ -2,6 +2,8 @@
 
 from limbeck.functional._common import Reduction
 from limbeck.functional._maps import match_sizes
+from limbeck.functional.activation_maps import class_activation_maps, class_attention
+from limbeck.functional.aggregation import aggregate_distance, highway
 from limbeck.functional.ascent import ascend, with_norms_of
 from limbeck.functional.attention import attention_map, attention_transfer
 from limbeck.functional.boundary import activation_boundary
@@ -59,6 +61,7 @@ from limbeck.functional.explanation import (
 from limbeck.functional.factor import factor_transfer
 from limbeck.functional.feature import hint
 from limbeck.functional.flow import flow_matrix, fsp
+from limbeck.functional.frequency import frequency_attention
 from limbeck.functional.gram import batch_correlation, class_correlation
 from limbeck.functional.hard import kd_hard
 from limbeck.functional.logit import dml, kd, kd_multilabel, kd_regression
@@ -112,6 +115,7 @@ __all__ = [
     "adaptive_calibration_error",
     "adaptive_expected_calibration_error",
     "adversarial_targets",
+    "aggregate_distance",
     "ascend",
     "assignment_kl",
     "attention_map",
@@ -125,6 +129,8 @@ __all__ = [
     "boundary_step",
     "brier_score",
     "cakd",
+    "class_activation_maps",
+    "class_attention",
     "class_correlation",
     "class_hierarchy",
     "class_similarity",
@@ -148,12 +154,14 @@ __all__ = [
     "fit_temperature",
     "fit_temperature_by_ace",
     "flow_matrix",
+    "frequency_attention",
     "fsp",
     "gated_logits",
     "gradcam",
     "gradient_ratio",
     "gradient_rescaling",
     "hierarchical_context",
+    "highway",
     "hint",
     "is_wrong",
     "jensen_shannon",

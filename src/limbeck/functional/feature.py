@@ -40,6 +40,11 @@ def hint(
     check_same_shape(student_feature, teacher_feature, "features")
     dtype = result_dtype(student_feature)
     gap = student_feature.to(dtype) - teacher_feature.detach().to(dtype)
+    return squared_gap(gap, mask, normaliser)
+
+
+def squared_gap(gap: Tensor, mask: Tensor | None, normaliser: Normaliser) -> Tensor:
+    """Return the squared length of a difference of features, as ``hint`` counts it."""
     if mask is not None:
         return _masked_hint(gap, mask, normaliser)
     total = torch.sum(gap * gap)

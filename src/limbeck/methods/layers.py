@@ -11,7 +11,7 @@ from limbeck.errors import TeacherError
 from limbeck.methods.base import Method
 from limbeck.methods.context import Context
 from limbeck.models.calling import call_model
-from limbeck.taps import TapPair, pair_taps
+from limbeck.taps import LinearHead, TapPair, linear_head, pair_taps
 
 
 def teacher_with_layers(method: Method, teachers: Mapping[str, Any]) -> Any:
@@ -41,6 +41,67 @@ def find_pairs(
         TeacherError: the teacher has no layers (a black box), or there is no example.
         TapError, ShapeError: as ``pair_taps``.
     """
+    teacher, ours, theirs = _examples(method, teachers, ctx)
+    return pair_taps(
+        student,
+        teacher.module,
+        pairs,
+        student_example=ours,
+        teacher_example=theirs,
+        student_call=ctx.forward or call_model,
+        teacher_call=teacher.forward or call_model,
+    )
+
+
+def heads_of(
+    method: Method, student: nn.Module, teachers: Mapping[str, Any], ctx: Context
+) -> tuple[LinearHead, LinearHead]:
+    """Return the classifiers of the student and of the method's teacher, in ``prepare``.
+
+    Raises:
+        TeacherError: as ``find_pairs``.
+        TapError: a network has no linear head.
+    """
+    teacher, ours, theirs = _examples(method, teachers, ctx)
+    return (
+        linear_head(student, ours, call=ctx.forward or call_model),
+        linear_head(teacher.module, theirs, call=teacher.forward or call_model),
+    )
+
+
+def all_layers(
+    method: Method,
+    taps: tuple[str, str],
+    student: nn.Module,
+    teachers: Mapping[str, Any],
+    ctx: Context,
+) -> tuple[list[TapPair], list[TapPair]]:
+    """Return every layer of the student and every one of the teacher, each paired with itself.
+
+    Args:
+        method: the method that asks, in ``prepare``.
+        taps: what the student's layers and the teacher's are: a role, a path or a glob.
+        student: the student.
+        teachers: the teachers by name.
+        ctx: the context.
+
+    Raises:
+        TeacherError, TapError: as ``find_pairs``.
+    """
+    teacher, ours, theirs = _examples(method, teachers, ctx)
+    sides = (
+        (student, taps[0], ours, ctx.forward or call_model),
+        (teacher.module, taps[1], theirs, teacher.forward or call_model),
+    )
+    found = [
+        pair_taps(model, model, tap, student_example=example, student_call=call, teacher_call=call)
+        for model, tap, example, call in sides
+    ]
+    return found[0], found[1]
+
+
+def _examples(method: Method, teachers: Mapping[str, Any], ctx: Context) -> tuple[Any, Any, Any]:
+    """Return the method's teacher, and what the student and it are run on to see shapes."""
     teacher = teacher_with_layers(method, teachers)
     if teacher.module is None or ctx.example is None:
         raise TeacherError(
@@ -48,12 +109,5 @@ def find_pairs(
             "model"
         )
     seen = ctx.example.replace(inputs=teacher.inputs_of(ctx.example), teacher_inputs=None)
-    return pair_taps(
-        student,
-        teacher.module,
-        pairs,
-        student_example=ctx.example if ctx.forward else ctx.example.inputs,
-        teacher_example=seen if teacher.forward else seen.inputs,
-        student_call=ctx.forward or call_model,
-        teacher_call=teacher.forward or call_model,
-    )
+    ours = ctx.example if ctx.forward else ctx.example.inputs
+    return teacher, ours, seen if teacher.forward else seen.inputs

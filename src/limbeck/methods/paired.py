@@ -99,18 +99,33 @@ class Paired(Method):
                 )
 
     def _check_forms(self, pair: TapPair) -> None:
-        forms = [FORMS.get(len(shape)) for shape in (pair.student_shape, pair.teacher_shape)]
-        reason = ""
-        if forms[0] != forms[1] or forms[0] not in self.reads:
-            reason = f"compares {' or '.join(self.reads)} of both"
-        elif forms[0] == "tokens" and pair.student_shape[1] != pair.teacher_shape[1]:
-            reason = "the numbers of tokens differ"
-        if reason:
-            raise ShapeError(
-                f"method {self.name}: student tap {pair.student!r} {list(pair.student_shape)} and "
-                f"teacher tap {pair.teacher!r} {list(pair.teacher_shape)}: {reason}; name layers "
-                "that fit (pairs: [[student tap, teacher tap]])"
-            )
+        check_forms(self.name, self.reads, pair, "pairs: [[student tap, teacher tap]]")
+
+
+def check_forms(method: str, reads: Sequence[str], pair: TapPair, how: str) -> None:
+    """Refuse two layers that a method cannot compare.
+
+    Args:
+        method: its name.
+        reads: the forms of feature that it can compare.
+        pair: the layers.
+        how: what a recipe says to name others.
+
+    Raises:
+        ShapeError: a feature of another form, or the two have different ones.
+    """
+    forms = [FORMS.get(len(shape)) for shape in (pair.student_shape, pair.teacher_shape)]
+    reason = ""
+    if forms[0] != forms[1] or forms[0] not in reads:
+        reason = f"compares {' or '.join(reads)} of both"
+    elif forms[0] == "tokens" and pair.student_shape[1] != pair.teacher_shape[1]:
+        reason = "the numbers of tokens differ"
+    if reason:
+        raise ShapeError(
+            f"method {method}: student tap {pair.student!r} {list(pair.student_shape)} and "
+            f"teacher tap {pair.teacher!r} {list(pair.teacher_shape)}: {reason}; name layers "
+            f"that fit ({how})"
+        )
 
 
 class PairedRuntime(Runtime):

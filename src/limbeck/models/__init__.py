@@ -1,5 +1,6 @@
 """Networks by name, what they cost, and how they are kept."""
 
+from limbeck.models.assistant import StudentAssistant
 from limbeck.models.cnn import CNN
 from limbeck.models.cohort import Cohort
 from limbeck.models.cost import count_flops, count_parameters, measure_latency
@@ -27,6 +28,7 @@ __all__ = [
     "MobileNetV2",
     "ShuffleNetV1",
     "ShuffleNetV2",
+    "StudentAssistant",
     "ViT",
     "WideResNet",
     "build_model",

@@ -68,11 +68,12 @@ class CohortMean(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the mean of the members' logits."""
         said = [member(*args, **kwargs) for member in self.members]
-        mean = torch.stack([_logits(one) for one in said]).mean(dim=0)
+        mean = torch.stack([logits_of(one) for one in said]).mean(dim=0)
         return {"logits": mean} if isinstance(said[0], Mapping) else mean
 
 
-def _logits(answer: Any) -> Tensor:
+def logits_of(answer: Any) -> Tensor:
+    """Return the logits of what a network answers: a tensor, or what holds one."""
     if isinstance(answer, Mapping):
         answer = answer["logits"]
     elif isinstance(answer, tuple | list):

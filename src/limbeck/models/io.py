@@ -15,9 +15,7 @@ from torch import Tensor, nn
 from limbeck.data.normalize import Normalize
 from limbeck.errors import ModelError
 from limbeck.files import digest, storage_errors, write_json, written_whole
-from limbeck.models.branched import NATIVE_ENSEMBLE, Branched
-from limbeck.models.cohort import COHORT_MEAN, CohortMean
-from limbeck.models.grown import GROWN, grow
+from limbeck.models.composed import COMPOSED
 from limbeck.models.hf_folder import write_config
 from limbeck.models.pretrained_config import say_expected_inputs
 
@@ -201,16 +199,8 @@ def _rebuild(folder: Path, spec: Mapping[str, Any], allow_code: bool) -> nn.Modu
         raise ModelError(f"{folder / DESCRIPTION} is damaged: 'arguments' is not a mapping")
     # Building draws weights that are overwritten at once: leave the caller's generator alone.
     with torch.random.fork_rng(devices=[]):
-        if spec["model"] == COHORT_MEAN:
-            members = spec["arguments"].get("members", ())
-            return CohortMean(_rebuild(folder, one, allow_code) for one in members)
-        if spec["model"] == NATIVE_ENSEMBLE:
-            inside = dict(spec["arguments"])
-            return Branched(_rebuild(folder, inside.pop("network"), allow_code), **inside)
-        if spec["model"] == GROWN:
-            inside = spec["arguments"]
-            student = _rebuild(folder, inside.get("student", {}), allow_code)
-            return grow(student, inside.get("parts", ()))
+        if spec["model"] in COMPOSED:
+            return COMPOSED[spec["model"]](spec, lambda one: _rebuild(folder, one, allow_code))
         return build_model(
             str(spec["model"]),
             num_classes=spec["num_classes"],

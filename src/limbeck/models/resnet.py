@@ -7,7 +7,7 @@ distillation literature: stem 32, stages 64/128/256, projection shortcuts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -28,7 +28,7 @@ class PadShortcut(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        self.stride = stride
+        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
         extra = out_channels - in_channels
         self.before, self.after = extra // 2, extra - extra // 2
 
@@ -36,6 +36,10 @@ class PadShortcut(nn.Module):
         """Return ``[batch, out_channels, height / stride, width / stride]``."""
         kept = inputs[:, :, :: self.stride, :: self.stride]
         return F.pad(kept, (0, 0, 0, 0, self.before, self.after))
+
+    def narrowed(self, fewer: Callable[[int], int]) -> PadShortcut:
+        """Return the shortcut between fewer channels (see ``limbeck.models.narrow``)."""
+        return PadShortcut(fewer(self.in_channels), fewer(self.out_channels), self.stride)
 
 
 class ResidualBlock(nn.Module):

@@ -215,7 +215,8 @@ def make_scene(
         with torch.no_grad():
             runtime = method.prepare(student, {name: teacher}, data, ctx).double()
         teacher.close()
-    ours = tap_shapes(runtime.student or student, runtime.student_taps(), originals[:1])
+    student = runtime.student or student  # where the method puts another in its place
+    ours = tap_shapes(student, runtime.student_taps(), originals[:1])
     theirs = tap_shapes(student if cohort else network, runtime.teacher_taps(), originals[:1])
 
     def speak(shapes: dict[str, tuple[int, ...]]) -> Speaker:
