@@ -1,0 +1,125 @@
+"""Divergences over many classes: the fused forms beside peers' forms, our plain ones, the floor.
+
+Value and gradient (forward and backward) of each, in turn in one process. Peers' forms are their
+equations in their operations, written here (none of the packages is imported): mdistiller's
+``kd_loss``, torchdistill's ``KDLoss`` without its label term, TRL's ``generalized_jsd_loss``. Memory is
+what the process has at its peak beyond what it had before, in units of one tensor of logits. The
+floor is what no form can do without: the exponentials of both sides, in cache, plus both inputs
+read and a new gradient written, in memory.
+
+python -m benchmarks.losses
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.harness import Ratio, arguments, begin, compare, finish, load
+from limbeck import functional as lf
+from limbeck.kernels import choice
+
+LARGE, SMALL = (1024, 32_000), (128, 100)
+KEPT = 64
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def kl_div(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    log_q = F.log_softmax(student / temperature, dim=1)
+    p = F.softmax(teacher / temperature, dim=1)
+    return F.kl_div(log_q, p, reduction="batchmean")
+
+
+def mdistiller(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
+    log_q = F.log_softmax(student / temperature, dim=1)
+    p = F.softmax(teacher / temperature, dim=1)
+    return F.kl_div(log_q, p, reduction="none").sum(1).mean() * temperature**2
+
+
+def torchdistill(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
+    return kl_div(student, teacher, temperature) * temperature**2
+
+
+def reverse(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(q ‖ p) with ``kl_div``, as TRL has it for beta = 1."""
+    log_q, log_p = F.log_softmax(student, dim=-1), F.log_softmax(teacher, dim=-1)
+    return F.kl_div(log_p, log_q, reduction="none", log_target=True).sum() / len(student)
+
+
+def trl(student: Tensor, teacher: Tensor, beta: float = 0.5) -> Tensor:
+    log_q, log_p = F.log_softmax(student, dim=-1), F.log_softmax(teacher, dim=-1)
+    sides = torch.stack([log_q + math.log1p(-beta), log_p + math.log(beta)])
+    log_m = torch.logsumexp(sides, dim=0)
+    to_teacher = F.kl_div(log_m, log_p, reduction="none", log_target=True)
+    to_student = F.kl_div(log_m, log_q, reduction="none", log_target=True)
+    return (beta * to_teacher + (1 - beta) * to_student).sum() / len(student)
+
+
+class Kept:
+    """The teacher's largest classes and the mass of the rest, kept once."""
+
+    def __init__(self, teacher: Tensor) -> None:
+        log_p = torch.cat([rows.log_softmax(-1) for rows in teacher.split(64)])
+        self.log_p, self.ids = log_p.topk(KEPT, dim=-1)
+        self.tail = torch.log1p(-self.log_p.double().exp().sum(-1)).float()
+
+    def ours(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return lf.kl_sparse(student, self.ids, self.log_p, self.tail)
+
+    def gathered(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The same outcomes from a whole row of log-probabilities, as is usual."""
+        log_q = F.log_softmax(student, dim=-1).gather(-1, self.ids)
+        rest = torch.log1p(-log_q.exp().sum(-1).clamp(max=1 - 1e-6))
+        kept = (self.log_p.exp() * (self.log_p - log_q)).sum(-1)
+        return (kept + self.tail.exp() * (self.tail - rest)).mean()
+
+
+def tempered(student: Tensor, teacher: Tensor) -> Tensor:
+    return lf.kl_divergence(student, teacher, temperature=4.0)
+
+
+def step(loss: Loss, shape: tuple[int, int], weight: float = 1.0) -> Callable[[], object]:
+    """Return a call of value and gradient on fixed logits."""
+    rng = torch.Generator().manual_seed(0)
+    student, teacher = (3 * torch.randn(shape, generator=rng) for _ in range(2))
+    student.requires_grad_()
+
+    def run() -> object:
+        student.grad = None
+        value = loss(student, teacher)
+        (value if weight == 1 else weight * value).backward()
+        return value
+
+    return run
+
+
+def plainly(run: Callable[[], object]) -> Callable[[], object]:
+    """Return the call with the fused forms off."""
+
+    def wrapped() -> object:
+        with choice.at_most("plain"):
+            return run()
+
+    return wrapped
+
+
+def floor(shape: tuple[int, int], exponentials: int) -> Callable[[], object]:
+    """Return the exponentials, in cache, and the bytes, in memory, of one call."""
+    student, teacher = torch.randn(shape), torch.randn(shape)
+    block = torch.empty(8, shape[1])
+
+    def run() -> object:
+        for source in (student, teacher)[:exponentials]:
+            for start in range(0, len(source), 8):
+                torch.exp(block, out=block)
+        gradient = torch.empty(shape)
+        torch.add(student, teacher if exponentials > 1 else 1, out=gradient)
+        return gradient
+
+    return run
