@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from benchmarks.harness import Ratio, arguments, begin, compare, finish, load
 from limbeck import functional as lf
-from limbeck.kernels import choice
+from limbeck.kernels.pages import empty_like
 
 LARGE, SMALL = (1024, 32_000), (128, 100)
 KEPT = 64
@@ -99,26 +99,15 @@ def step(loss: Loss, shape: tuple[int, int], weight: float = 1.0) -> Callable[[]
     return run
 
 
-def plainly(run: Callable[[], object]) -> Callable[[], object]:
-    """Return the call with the fused forms off."""
-
-    def wrapped() -> object:
-        with choice.at_most("plain"):
-            return run()
-
-    return wrapped
-
-
 def floor(shape: tuple[int, int], exponentials: int) -> Callable[[], object]:
     """Return the exponentials, in cache, and the bytes, in memory, of one call."""
     student, teacher = torch.randn(shape), torch.randn(shape)
-    block = torch.empty(8, shape[1])
+    source, raised = torch.randn(4, shape[1]), torch.empty(4, shape[1])
 
     def run() -> object:
-        for source in (student, teacher)[:exponentials]:
-            for start in range(0, len(source), 8):
-                torch.exp(block, out=block)
-        gradient = torch.empty(shape)
+        for _ in range(exponentials * shape[0] // 4):
+            torch.exp(source, out=raised)
+        gradient = empty_like(student, student.dtype)
         torch.add(student, teacher if exponentials > 1 else 1, out=gradient)
         return gradient
 

@@ -86,10 +86,13 @@ def kl_sparse(
         rows = _rows(student, ids, log_probs, log_tail, temperature) * scale
         return reduce_rows(rows, classes, reduction).to(result_dtype(student))
 
-    if form_for(student_logits) == "plain" or not ids.numel():
+    form = form_for(student_logits)
+    if form == "plain" or not ids.numel():
         return plain(student_logits)
     weight = scale / divisor_of(student_logits.numel() // classes, classes, reduction)
-    work = SparseDivergence(ids, log_probs, log_tail, temperature, weight, reduction != "none")
+    work = SparseDivergence(
+        form, ids, log_probs, log_tail, temperature, weight, reduction != "none"
+    )
     return value_of(student_logits, work, plain).to(result_dtype(student_logits))
 
 

@@ -15,26 +15,11 @@ of such a sum is negative, and at equality each of them and each gradient is exa
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 _SERIES = {torch.float32: 6, torch.float64: 11}  # terms: the next is below half a last digit
-
-
-class Side(NamedTuple):
-    """One distribution per row.
-
-    Attributes:
-        centred: logits less the largest of the row.
-        mass: probabilities at the temperature.
-        log_total: log of the sum of the exponentials, ``[rows, 1]``.
-    """
-
-    centred: Tensor
-    mass: Tensor
-    log_total: Tensor
 
 
 def forward_kl(
@@ -49,22 +34,22 @@ def forward_kl(
         weight: of each row; counts in value and gradient.
         gradient: receives the gradient, in the student's precision; None: not wanted.
     """
-    x, y = _side(student, cold), _side(teacher, cold)
-    gap = torch.where(y.mass > 0, _gap(x, y, cold), 2.0)  # no mass: the term is q alone
+    q, p, gap = _both(student, teacher, cold)
     if gradient is not None:
-        gradient.copy_((x.mass - y.mass).mul_(weight * cold))
-    return excess(y.mass, x.mass, gap).sum(dim=-1) * weight.squeeze(-1)
+        gradient.copy_((q - p).mul_(weight * cold))
+    gap = torch.where(p > 0, gap, 2.0)  # no mass: the term is q alone
+    return excess(p, q, gap).sum(dim=-1) * weight.squeeze(-1)
 
 
 def reverse_kl(
     student: Tensor, teacher: Tensor, cold: Tensor, weight: Tensor, gradient: Tensor | None
 ) -> Tensor:
     """KL(q ‖ p) times ``weight``; its gradient is ``weight q (d - Σ q d) / T``."""
-    x, y = _side(student, cold), _side(teacher, cold)
-    gap = torch.where(x.mass > 0, _gap(x, y, cold), -2.0)
+    q, p, gap = _both(student, teacher, cold)
+    gap = torch.where(q > 0, gap, -2.0)
     if gradient is not None:
-        gradient.copy_(_slope(x.mass, gap, weight * cold))
-    return excess(x.mass, y.mass, gap.neg_()).sum(dim=-1) * weight.squeeze(-1)
+        gradient.copy_(_slope(q, gap, weight * cold))
+    return excess(q, p, gap.neg_()).sum(dim=-1) * weight.squeeze(-1)
 
 
 def mixture_kl(
@@ -77,23 +62,39 @@ def mixture_kl(
 ) -> Tensor:
     """β KL(p ‖ m) + (1-β) KL(q ‖ m) with m = β p + (1-β) q, times ``weight``.
 
-    Its gradient is ``weight q (s - Σ q s) / T`` with ``s = (1-β) log(q / m)``. The logarithms of
-    both ratios to m are one ``log1p`` of the smaller mass over the larger, and d.
+    Its gradient is ``weight q (s - Σ q s) / T`` with ``s = (1-β) log(q / m)``.
     """
-    x, y = _side(student, cold), _side(teacher, cold)
-    q, p = x.mass, y.mass
+    q, p, gap = _both(student, teacher, cold)
+    to_q, to_p = _to_mixture(q, p, gap.abs_(), beta)
+    m = beta * p + (1 - beta) * q
+    if gradient is not None:
+        gradient.copy_(_slope(q, (beta - 1) * to_q, weight * cold))
+    terms = excess(p, m, to_p).mul_(beta).add_(excess(q, m, to_q).mul_(1 - beta))
+    return terms.sum(dim=-1) * weight.squeeze(-1)
+
+
+def _to_mixture(q: Tensor, p: Tensor, distance: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log(m/q) and log(m/p): one log1p of the smaller mass over the larger, and |d|."""
     ahead = q > p
     less, more = torch.minimum(p, q), torch.maximum(p, q)
     share = torch.where(ahead, beta, 1 - beta)  # of the side that has less
     tiny = torch.finfo(more.dtype).tiny
     of_more = torch.log1p((less - more).div_(more.clamp_(min=tiny)).mul_(share))
-    of_less = torch.where(less > 0, of_more + _gap(x, y, cold).abs_(), 2.0)
-    to_q, to_p = torch.where(ahead, of_more, of_less), torch.where(ahead, of_less, of_more)
-    m = beta * p + (1 - beta) * q
-    if gradient is not None:
-        gradient.copy_(_slope(q, (beta - 1) * to_q, weight * cold))
-    terms = excess(p, m, to_p).mul_(beta) + excess(q, m, to_q).mul_(1 - beta)
-    return terms.sum(dim=-1) * weight.squeeze(-1)
+    of_less = torch.where(less > 0, of_more + distance, 2.0)
+    return torch.where(ahead, of_more, of_less), torch.where(ahead, of_less, of_more)
+
+
+def raise_others(logits: Tensor, cold: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn logits into exponentials, in place.
+
+    Returns:
+        The largest logit of each row (0 where all are masked), which was taken off, and the sum of
+        the exponentials, both ``[rows, 1]``.
+    """
+    top = logits.amax(dim=-1, keepdim=True)
+    top = torch.where(top == -torch.inf, 0.0, top)
+    logits.sub_(top).mul_(cold).exp_()
+    return top, logits.sum(dim=-1, keepdim=True)
 
 
 def excess(mass: Tensor, other: Tensor, log_ratio: Tensor) -> Tensor:
@@ -109,17 +110,20 @@ def excess(mass: Tensor, other: Tensor, log_ratio: Tensor) -> Tensor:
     return torch.where(near, series, far)
 
 
-def _side(logits: Tensor, cold: Tensor) -> Side:
+def _both(student: Tensor, teacher: Tensor, cold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return q, p and d = log q - log p, which is NaN where both are masked."""
+    x, q, log_student = _softened(student, cold)
+    y, p, log_teacher = _softened(teacher, cold)
+    return q, p, (x - y).mul_(cold).sub_(log_student - log_teacher)
+
+
+def _softened(logits: Tensor, cold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return centred logits, probabilities, and the log of the sum of the exponentials."""
     wide = logits.to(cold.dtype)
     centred = wide - wide.amax(dim=-1, keepdim=True)
     mass = (centred * cold).exp_()
     total = mass.sum(dim=-1, keepdim=True)
-    return Side(centred, mass * (1 / total), total.log())
-
-
-def _gap(x: Side, y: Side, cold: Tensor) -> Tensor:
-    """Return d = log q - log p; NaN where both are masked."""
-    return (x.centred - y.centred).mul_(cold).sub_(x.log_total - y.log_total)
+    return centred, mass.mul_(1 / total), total.log()
 
 
 def _slope(q: Tensor, slope: Tensor, factor: Tensor) -> Tensor:

@@ -59,19 +59,12 @@ class Divergence:
         tensors += [] if gradient is None else [gradient]
         body = self._body(dtype, student.device)
         with torch.no_grad(), torch.autocast(student.device.type, enabled=False):
-            for block in blocks(tensors, self._block(student)):
+            for block in blocks(tensors, block_size(self.form, student)):
                 x, y, c, w, value = block[:5]
                 slope = None if gradient is None else block[5]
                 value.copy_(body(x, y, c, w, slope).unsqueeze(-1))
         rows = values.squeeze(-1)
         return rows.sum(dtype=torch.float64).to(dtype) if self.summed else rows
-
-    def _block(self, student: Tensor) -> int:
-        """Return how many logits are gone over at once."""
-        if self.form == "chunked":
-            return CACHED
-        # A compiled body keeps the exponentials of its block: a few hundredths of all logits.
-        return min(2**19, student.numel() // 32)
 
     def _body(self, dtype: torch.dtype, device: torch.device) -> Callable[..., Tensor]:
         body = _BODIES[self.kind]
@@ -79,6 +72,14 @@ class Divergence:
         if self.kind != "mixture":
             return function
         return functools.partial(function, beta=torch.tensor(self.beta, dtype=dtype, device=device))
+
+
+def block_size(form: Form, student: Tensor) -> int:
+    """Return how many logits are gone over at once."""
+    if form == "chunked":
+        return CACHED
+    # A compiled body keeps the exponentials of its block: a few hundredths of all logits.
+    return min(2**19, student.numel() // 32)
 
 
 def working_dtype(*tensors: Tensor) -> torch.dtype:

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from limbeck.kernels.pages import empty_like
+
 
 class Work(Protocol):
     """Computes a value, and with it the gradient where that is asked for."""
@@ -37,7 +39,7 @@ class _WithGradient(torch.autograd.Function):
     def forward(ctx: Any, student: Tensor, work: Work, plain: Callable[[Tensor], Tensor]) -> Tensor:
         # float16 has no room for a gradient that a loss scaler has not yet made larger
         dtype = torch.float32 if student.dtype == torch.float16 else student.dtype
-        ctx.gradient = torch.empty(student.shape, dtype=dtype, device=student.device)
+        ctx.gradient = empty_like(student, dtype)
         value = work(student.detach(), ctx.gradient)
         ctx.plain, ctx.dtype = plain, student.dtype
         ctx.save_for_backward(student)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from limbeck.kernels.blocks import blocks
-from limbeck.kernels.bodies import excess
-from limbeck.kernels.dense import CACHED, working_dtype
+from limbeck.kernels.bodies import excess, raise_others
+from limbeck.kernels.choice import Form
+from limbeck.kernels.dense import block_size, compiled, working_dtype
 
 _LOWEST = -1e30  # stands for a log of nothing where inf - inf would be formed
 
@@ -22,6 +23,7 @@ class SparseDivergence:
     becomes their gradient in place; all that concerns the few classes kept is float64.
 
     Attributes:
+        form: "chunked" or "compiled".
         ids: classes kept, ``[*batch, kept]``, none twice in a row.
         log_probs: their log-probabilities; -inf: a place not used.
         log_tail: log of the mass of all others, ``[*batch]``; None: they have none.
@@ -30,6 +32,7 @@ class SparseDivergence:
         summed: add up the rows.
     """
 
+    form: Form
     ids: Tensor
     log_probs: Tensor
     log_tail: Tensor | None
@@ -47,7 +50,7 @@ class SparseDivergence:
         tensors = [student, self.ids, log_p, tail, values]
         tensors += [] if gradient is None else [gradient]
         with torch.no_grad(), torch.autocast(student.device.type, enabled=False):
-            for block in blocks(tensors, CACHED):
+            for block in blocks(tensors, block_size(self.form, student)):
                 block[4].copy_(self._rows(*block[:4], *block[5:]))
         rows = values.squeeze(-1) * self.weight
         return (rows.sum() if self.summed else rows).to(working_dtype(student))
@@ -63,13 +66,10 @@ class SparseDivergence:
         others.copy_(x)
         # Added, not written: a place not used adds nothing to the class that stands in it.
         others.scatter_add_(-1, ids, torch.where(used, -torch.inf, 0.0).to(dtype))
-        top = others.amax(dim=-1, keepdim=True)
-        top.masked_fill_(top == -torch.inf, 0.0)  # no others
-        others.sub_(top).mul_(cold).exp_()
-        rest = others.sum(dim=-1, keepdim=True).double()
-
+        body = compiled(raise_others) if self.form == "compiled" else raise_others
+        top, rest = (column.double() for column in body(others, others.new_full((1, 1), cold)))
         kept = (x.gather(-1, ids).double() * cold).masked_fill(~used, -torch.inf)
-        logs = torch.cat((kept, rest.log() + top.double() * cold), dim=-1)
+        logs = torch.cat((kept, rest.log() + top * cold), dim=-1)
         logs[..., :-1].masked_fill_(used & (kept < _LOWEST), _LOWEST)
         logs[..., -1].clamp_(min=_LOWEST)
         log_q = logs - logs.logsumexp(dim=-1, keepdim=True)
