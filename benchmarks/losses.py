@@ -12,8 +12,9 @@ python -m benchmarks.losses
 
 from __future__ import annotations
 
-import argparse
+import gc
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,8 +22,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.harness import Ratio, arguments, begin, compare, finish, load
+from benchmarks.harness import Ratio, arguments, begin, compare, finish
 from limbeck import functional as lf
+from limbeck.kernels.choice import VARIABLE
 from limbeck.kernels.pages import empty_like
 
 LARGE, SMALL = (1024, 32_000), (128, 100)
@@ -80,8 +82,21 @@ class Kept:
         return (kept + self.tail.exp() * (self.tail - rest)).mean()
 
 
-def tempered(student: Tensor, teacher: Tensor) -> Tensor:
+def hot(student: Tensor, teacher: Tensor) -> Tensor:
     return lf.kl_divergence(student, teacher, temperature=4.0)
+
+
+def plain(loss: Loss) -> Loss:
+    """Return the loss with the fused forms off."""
+
+    def wrapped(student: Tensor, teacher: Tensor) -> Tensor:
+        os.environ[VARIABLE] = "plain"
+        try:
+            return loss(student, teacher)
+        finally:
+            del os.environ[VARIABLE]
+
+    return wrapped
 
 
 def step(loss: Loss, shape: tuple[int, int], weight: float = 1.0) -> Callable[[], object]:
@@ -94,7 +109,7 @@ def step(loss: Loss, shape: tuple[int, int], weight: float = 1.0) -> Callable[[]
         student.grad = None
         value = loss(student, teacher)
         (value if weight == 1 else weight * value).backward()
-        return value
+        return student.grad
 
     return run
 
@@ -112,3 +127,90 @@ def floor(shape: tuple[int, int], exponentials: int) -> Callable[[], object]:
         return gradient
 
     return run
+
+
+def memory(run: Callable[[], object]) -> float:
+    """Return the bytes at the peak of a call beyond those before it (Linux)."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _kilobytes("VmRSS")
+    run()
+    return 1024 * (_kilobytes("VmHWM") - before)
+
+
+def _kilobytes(name: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name):
+            return int(line.split()[1])
+    raise RuntimeError(f"/proc/self/status says nothing of {name}")
+
+
+def sides() -> list[tuple[str, Loss, str, Loss, str]]:
+    """What is held against what: name, our form, the other's name, its form, the bar."""
+    kept = Kept(3 * torch.randn(LARGE, generator=torch.Generator().manual_seed(1)))
+    kl, jsd, back = lf.kl_divergence, lf.jensen_shannon, lf.reverse_kl
+    return [
+        ("KL", kl, "kl_div(log_softmax, softmax)", kl_div, "≤ 0.33"),
+        ("KL, T = 4", hot, "mdistiller kd_loss", mdistiller, "≤ 0.33"),
+        ("KL, T = 4", hot, "torchdistill KDLoss", torchdistill, "≤ 0.33"),
+        ("reverse KL", back, "TRL, beta 1", reverse, "≤ 0.33"),
+        ("JSD", jsd, "TRL, beta 0.5", trl, "≤ 0.33"),
+        ("sparse KL", kept.ours, "log_softmax and gather", kept.gathered, "≤ 0.33"),
+        ("KL", kl, "plain, float64", plain(kl), ""),
+    ]
+
+
+def large(pairs: int) -> list[Ratio]:
+    """Time and weigh the large logits."""
+    results = []
+    size = 4 * LARGE[0] * LARGE[1]
+    for name, ours, other, theirs, bar in sides():
+        left, right = step(ours, LARGE), step(theirs, LARGE)
+        # the plain form takes seconds: fewer pairs of it
+        number = pairs if "plain" not in other else max(3, pairs // 6)
+        title = f"{name} {list(LARGE)}"
+        results.append(
+            compare(title, ("fused", left), (other, right), pairs=number, warmup=2, bar=bar)
+        )
+        print(
+            f"{title}: memory beyond the logits, in tensors of their size: "
+            f"fused {memory(left) / size:.2f}, {other} {memory(right) / size:.2f}",
+            flush=True,
+        )
+    for name, loss, exponentials in (("KL", lf.kl_divergence, 2), ("one-sided", None, 1)):
+        least = floor(LARGE, exponentials)
+        if loss is not None:
+            mine = ("fused", step(loss, LARGE))
+            weighted = ("weight 1", step(loss, LARGE))
+            results.append(compare(f"{name} {list(LARGE)}", mine, ("floor", least), pairs=pairs))
+            scaled = ("weight 0.3", step(loss, LARGE, weight=0.3))
+            results.append(compare(f"{name} {list(LARGE)}", scaled, weighted, pairs=pairs))
+        else:
+            kept = Kept(torch.randn(LARGE))
+            mine = ("fused", step(kept.ours, LARGE))
+            results.append(compare(f"sparse KL {list(LARGE)}", mine, ("floor", least), pairs=pairs))
+    return results
+
+
+def small(pairs: int) -> list[Ratio]:
+    """Hold what is chosen at a small size against the plain form, which it should be."""
+
+    def often(run: Callable[[], object]) -> Callable[[], object]:
+        return lambda: [run() for _ in range(50)]
+
+    chosen, eager = step(lf.kl_divergence, SMALL), step(plain(lf.kl_divergence), SMALL)
+    sides = ("chosen", often(chosen)), ("plain", often(eager))
+    return [compare(f"50 × KL {list(SMALL)}", *sides, pairs=pairs, bar="≤ 1.05")]
+
+
+def main() -> None:
+    """Measure and print."""
+    options = arguments(__doc__ or "").parse_args()
+    begin(options)
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, float32")
+    results = small(options.pairs) + large(options.pairs)
+    finish(results, options)
+
+
+if __name__ == "__main__":
+    main()

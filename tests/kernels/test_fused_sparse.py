@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from limbeck.functional import kl_sparse
-from limbeck.kernels import choice, dense
+from limbeck.kernels import choice
 
 INF = math.inf
 few = settings(derandomize=True, deadline=None, max_examples=60, database=None)
@@ -19,7 +19,6 @@ few = settings(derandomize=True, deadline=None, max_examples=60, database=None)
 def fused(monkeypatch):
     monkeypatch.setattr(choice, "FUSED_FROM", 1)
     monkeypatch.setattr(choice, "FEWEST_CLASSES", 1)
-    monkeypatch.setattr(dense, "CACHED", 30)
     monkeypatch.delenv(choice.VARIABLE, raising=False)
 
 
