@@ -2,10 +2,11 @@
 
 Value and gradient (forward and backward) of each, in turn in one process. Peers' forms are their
 equations in their operations, written here (none of the packages is imported): mdistiller's
-``kd_loss``, torchdistill's ``KDLoss`` without its label term, TRL's ``generalized_jsd_loss``. Memory is
-what the process has at its peak beyond what it had before, in units of one tensor of logits. The
-floor is what no form can do without: the exponentials of both sides, in cache, plus both inputs
-read and a new gradient written, in memory.
+``kd_loss``, torchdistill's ``KDLoss`` without its label term, TRL's ``generalized_jsd_loss``.
+Memory is what the process has at its peak beyond what it had before, in units of one tensor of
+logits. The floor is what no form can do without: the exponentials of both sides, in cache, plus
+both inputs read and a new gradient written, in memory. Peers' tensors are given large pages, as
+our gradient is, by ``THP_MEM_ALLOC_ENABLE=1`` in the environment: run it both ways.
 
 python -m benchmarks.losses
 """

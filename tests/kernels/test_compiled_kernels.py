@@ -12,6 +12,7 @@ from limbeck.kernels import choice, dense
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not choice.has_compiler(), reason="no C++ compiler on this machine"),
+    pytest.mark.filterwarnings("ignore:.torch.jit.script"),  # inside torch's own compiler
 ]
 KEPT = 5
 
@@ -125,8 +126,29 @@ def test_the_wait_is_announced_once(caplog):
     dense.compiled.cache_clear()
     for _ in range(2):
         both(lf.reverse_kl, torch.randn(4, 100), torch.randn(4, 100))
-    said = [record.getMessage() for record in caplog.records]
+    said = [record.getMessage() for record in caplog.records if record.name == "limbeck"]
     assert said == [
         "compiling reverse_kl for large logits: some seconds, once "
         "(LIMBECK_KERNELS=chunked does without)"
     ]
+
+
+def test_a_compiler_that_fails_is_said_and_done_without(monkeypatch, caplog):
+    """The machine had a compiler, but it does not work."""
+
+    def broken(body, **_):
+        return torch._dynamo.optimize(lambda graph, inputs: 1 / 0, nopython=True)(body)
+
+    monkeypatch.setattr(torch, "compile", broken)
+    student, teacher = torch.randn(4, 100), torch.randn(4, 100)
+    dense.compiled.cache_clear()
+    found = both(lf.kl_divergence, student, teacher)
+    again = both(lf.kl_divergence, student, teacher)
+    dense.compiled.cache_clear()
+    monkeypatch.setenv(choice.VARIABLE, "plain")
+    expected = both(lf.kl_divergence, student, teacher)
+    for pair in (found, again):
+        torch.testing.assert_close(pair, expected)
+    said = [record.getMessage() for record in caplog.records if record.name == "limbeck"]
+    assert len(said) == 2
+    assert said[1].startswith("forward_kl cannot be compiled here and runs as it is: backend=")

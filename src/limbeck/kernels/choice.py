@@ -46,22 +46,26 @@ def form_for(student: Tensor, teacher: Tensor | None = None) -> Form:
         return "plain"
     if _must_be_seen(student) or (teacher is not None and _must_be_seen(teacher)):
         return "plain"
-    most = allowed()
-    if most == "plain":
-        return "plain"
+    most = fastest()
+    if most != "compiled":
+        return most
     trains = torch.is_grad_enabled() and student.requires_grad
-    if most == "chunked" or not trains or student.numel() < COMPILED_FROM:
-        return "chunked"
-    return "compiled" if student.device.type == "cpu" and has_compiler() else "chunked"
+    large = student.numel() >= COMPILED_FROM and student.device.type == "cpu"
+    return "compiled" if trains and large else "chunked"
 
 
-def allowed() -> Form:
-    """Return the fastest form that this process may take: ``LIMBECK_KERNELS``, or all of them."""
+def fastest() -> Form:
+    """Return the fastest form that this process takes: ``LIMBECK_KERNELS``, and the machine.
+
+    Raises:
+        ValueError: ``LIMBECK_KERNELS`` is set to something unknown.
+    """
     said = os.environ.get(VARIABLE, "compiled")
-    for form in get_args(Form):
-        if said == form:
-            return form  # type: ignore[no-any-return]
-    raise ValueError(f"{VARIABLE} is {said!r}; expected one of {', '.join(get_args(Form))}")
+    if said not in get_args(Form):
+        raise ValueError(f"{VARIABLE} is {said!r}; expected one of {', '.join(get_args(Form))}")
+    if said == "plain":
+        return "plain"
+    return "compiled" if said == "compiled" and has_compiler() else "chunked"
 
 
 @functools.cache

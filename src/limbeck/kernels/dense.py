@@ -6,7 +6,7 @@ import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -89,13 +89,26 @@ def working_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 @functools.cache
-def compiled(body: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return a body compiled for any number of rows and classes."""
-    logging.getLogger("limbeck").warning(
+def compiled(body: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a body compiled for any number of rows and classes, or itself where that fails."""
+    log, name = logging.getLogger("limbeck"), body.__name__
+    log.warning(
         "compiling %s for large logits: some seconds, once (LIMBECK_KERNELS=chunked does without)",
-        body.__name__,
+        name,
     )
-    return torch.compile(body, fullgraph=True, dynamic=True)
+    function = torch.compile(body, fullgraph=True, dynamic=True)
+
+    def run(*arguments: Any, **options: Any) -> Any:
+        nonlocal function
+        try:
+            return function(*arguments, **options)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            lines = [line for line in str(error).splitlines() if line] or [type(error).__name__]
+            log.warning("%s cannot be compiled here and runs as it is: %s", name, lines[0])
+            function = body
+        return body(*arguments, **options)
+
+    return run
 
 
 def _column(student: Tensor, value: float | Tensor, dtype: torch.dtype) -> Tensor:
