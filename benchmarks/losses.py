@@ -130,8 +130,9 @@ def floor(shape: tuple[int, int], exponentials: int) -> Callable[[], object]:
     return run
 
 
-def memory(run: Callable[[], object]) -> float:
-    """Return the bytes at the peak of a call beyond those before it (Linux)."""
+def memory(loss: Loss) -> float:
+    """Return the bytes at the peak of value and gradient beyond those before (Linux)."""
+    run = step(loss, LARGE)  # its own logits, without a gradient from before
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = _kilobytes("VmRSS")
@@ -175,7 +176,7 @@ def large(pairs: int) -> list[Ratio]:
         )
         print(
             f"{title}: memory beyond the logits, in tensors of their size: "
-            f"fused {memory(left) / size:.2f}, {other} {memory(right) / size:.2f}",
+            f"fused {memory(ours) / size:.2f}, {other} {memory(theirs) / size:.2f}",
             flush=True,
         )
     for name, loss, exponentials in (("KL", lf.kl_divergence, 2), ("one-sided", None, 1)):

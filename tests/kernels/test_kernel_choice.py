@@ -93,7 +93,8 @@ def test_blocks_share_the_rows_evenly_and_copy_nothing():
     assert [len(block[0]) for block in found] == [3, 4]
     assert torch.equal(torch.cat([block[1] for block in found]), second)
     assert found[0][0].data_ptr() == first.data_ptr()
-    assert [len(block[0]) for block in blocks([first, second], 3)] == [1] * 7
+    assert [len(block[0]) for block in blocks([first, second], 3)] == [2, 2, 3]
+    assert [len(block[0]) for block in blocks([first[:1], second[:1]], 3)] == [1]
     cut = torch.zeros(2, 5, 4)[:, :-1]
     parts = list(blocks([cut, torch.zeros(2, 4, 1)], 100))
     assert [part[0].shape for part in parts] == [(4, 4), (4, 4)]

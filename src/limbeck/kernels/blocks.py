@@ -16,7 +16,7 @@ def blocks(tensors: Sequence[Tensor], elements: int) -> Iterator[list[Tensor]]:
 
     Args:
         tensors: ``[*batch, last]``, the same batch, and a last dimension of their own.
-        elements: how many a block of the first tensor may have; at least one row is given.
+        elements: how many a block of the first tensor may have; two rows are given at least.
     """
     flat = [_rows(tensor) for tensor in tensors]
     if any(rows is None for rows in flat):
@@ -26,10 +26,11 @@ def blocks(tensors: Sequence[Tensor], elements: int) -> Iterator[list[Tensor]]:
     whole = [rows for rows in flat if rows is not None]
     count = whole[0].shape[0]
     most = max(1, elements // max(1, whole[0].shape[1]))
-    number = -(-count // most)
+    number = min(-(-count // most), max(1, count // 2))  # one row: another shape to a compiler
     for index in range(number):
         start, stop = count * index // number, count * (index + 1) // number
-        yield [rows[start:stop] for rows in whole]
+        # detached: a compiler tells a view of one tensor from that of another, and starts anew
+        yield [rows[start:stop].detach() for rows in whole]
 
 
 def _rows(tensor: Tensor) -> Tensor | None:

@@ -97,12 +97,13 @@ def compiled(body: Callable[..., Any]) -> Callable[..., Any]:
         name,
     )
     function = torch.compile(body, fullgraph=True, dynamic=True)
+    exc = torch._dynamo.exc
 
     def run(*arguments: Any, **options: Any) -> Any:
         nonlocal function
         try:
             return function(*arguments, **options)
-        except torch._dynamo.exc.TorchDynamoException as error:
+        except (exc.TorchDynamoException, exc.FailOnRecompileLimitHit) as error:
             lines = [line for line in str(error).splitlines() if line] or [type(error).__name__]
             log.warning("%s cannot be compiled here and runs as it is: %s", name, lines[0])
             function = body

@@ -51,7 +51,7 @@ class SparseDivergence:
         tensors = [student, self.ids, log_p, tail, values]
         tensors += [] if gradient is None else [gradient]
         with torch.no_grad(), torch.autocast(student.device.type, enabled=False):
-            for block in blocks(tensors, min(_BLOCK, student.numel() // 32)):
+            for block in blocks(tensors, min(_BLOCK, student.numel() // 12)):
                 block[4].copy_(self._rows(*block[:4], *block[5:]))
         rows = values.squeeze(-1) * self.weight
         return (rows.sum() if self.summed else rows).to(working_dtype(student))
