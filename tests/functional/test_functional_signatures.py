@@ -211,4 +211,5 @@ print(sorted(name for name in sys.modules if name.startswith('limbeck.')))
     )
     packages, modules = map(ast.literal_eval, result.stdout.splitlines())
     assert packages == ["limbeck"]
-    assert all(name.startswith(("limbeck.functional", "limbeck._version")) for name in modules)
+    rooms = ("limbeck.functional", "limbeck.kernels", "limbeck._version")
+    assert all(name.startswith(rooms) for name in modules)

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 
 from limbeck._version import __version__
+from limbeck.errors import LimbeckError
+from limbeck.kernels import fastest
 
-_DECIDES_BITS = ("torch", "threads", "world_size", "device", "machine")
+_DECIDES_BITS = ("torch", "threads", "world_size", "device", "machine", "kernels")
 
 
 def environment(world_size: int = 1, device: str = "cpu") -> dict[str, Any]:
@@ -29,6 +31,7 @@ def environment(world_size: int = 1, device: str = "cpu") -> dict[str, Any]:
         "device": device,
         "threads": torch.get_num_threads(),
         "world_size": world_size,
+        "kernels": _kernels(),
         "commit": _commit(),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
@@ -39,8 +42,16 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [
         f"{key} was {before.get(key)}, is {now.get(key)}"
         for key in _DECIDES_BITS
-        if before.get(key) != now.get(key)
+        if before.get(key, now.get(key)) != now.get(key)  # a record from before a key says nothing
     ]
+
+
+def _kernels() -> str:
+    """Return the fastest form that divergences of large logits take here."""
+    try:
+        return fastest()
+    except ValueError as error:
+        raise LimbeckError(str(error)) from None
 
 
 @cache

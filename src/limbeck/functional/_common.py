@@ -91,11 +91,21 @@ def result_dtype(tensor: Tensor) -> torch.dtype:
 
 def reduce_rows(rows: Tensor, num_classes: int, reduction: Reduction) -> Tensor:
     """Reduce per-sample sums over the classes. Nothing to average gives 0.0 with a graph."""
-    check_choice("reduction", reduction, Reduction)
+    divisor = divisor_of(rows.numel(), num_classes, reduction)
     if reduction == "none":
         return rows
     total = rows.sum()
-    if reduction == "sum":
-        return total
-    count = max(rows.numel(), 1)
-    return total / (count if reduction == "batchmean" else count * num_classes)
+    return total if reduction == "sum" else total / divisor
+
+
+def divisor_of(num_samples: int, num_classes: int, reduction: Reduction) -> int:
+    """Return what the sum over all samples is divided by.
+
+    Raises:
+        ValueError: reduction is unknown.
+    """
+    check_choice("reduction", reduction, Reduction)
+    if reduction in ("none", "sum"):
+        return 1
+    count = max(num_samples, 1)
+    return count if reduction == "batchmean" else count * num_classes

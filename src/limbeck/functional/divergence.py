@@ -9,7 +9,12 @@ Precision. float32 inputs are computed in float64, half precision in float32; th
 student's precision, at least float32. A divergence is summed as ``p * (e^d - 1 - d)`` with
 ``d = log q - log p``: since both distributions sum to one it is the same number as
 ``-p * d``, but no term is negative, and at equality each term and its gradient are exactly zero.
+
+Large logits take the fused forms of ``limbeck.kernels``, value and gradient in one go and in the
+student's own precision; what that changes is stated there. Size alone decides.
 """
+
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -19,10 +24,12 @@ from limbeck.functional._common import (
     Reduction,
     check_positive,
     check_same_shape,
+    divisor_of,
     reduce_rows,
     result_dtype,
     working_dtype,
 )
+from limbeck.kernels import Divergence, Kind, form_for, value_of
 
 _NEAR = 2.0**-10  # below it e^d - 1 - d loses digits to cancellation and the series takes over
 _LOWEST = -1e30  # stands for a logit of -inf where 0 * -inf would be formed
@@ -58,17 +65,22 @@ def kl_divergence(
     >>> kl_divergence(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, float("-inf")]]))
     tensor(0.6931)
     """
-    x, y = _tempered(student_logits, teacher_logits, temperature)
-    log_z = x.logsumexp(dim=-1, keepdim=True)
-    log_p = y - y.logsumexp(dim=-1, keepdim=True)
-    p = log_p.exp()
-    value = _kl_rows((x - log_z).detach(), log_p, p)
-    # Its derivatives come from the same function up to a constant: the gradient is q - p, exactly
-    # zero at equality since p is computed as the backward of logsumexp computes q.
-    log_loss = log_z.squeeze(-1) - (p * x.clamp(min=_LOWEST)).sum(dim=-1)
-    rows = value + (log_loss - log_loss.detach())
     scale = temperature**2 if scale_by_temperature_squared else 1.0
-    return _finish(rows * scale, student_logits, reduction)
+
+    def plain(student: Tensor) -> Tensor:
+        x, y = _tempered(student, teacher_logits, temperature)
+        log_z = x.logsumexp(dim=-1, keepdim=True)
+        log_p = y - y.logsumexp(dim=-1, keepdim=True)
+        p = log_p.exp()
+        value = _kl_rows((x - log_z).detach(), log_p, p)
+        # Its derivatives come from the same function up to a constant: the gradient is q - p,
+        # exactly zero at equality since p is computed as the backward of logsumexp computes q.
+        log_loss = log_z.squeeze(-1) - (p * x.clamp(min=_LOWEST)).sum(dim=-1)
+        rows = value + (log_loss - log_loss.detach())
+        return _finish(rows * scale, student, reduction)
+
+    _check_pair(student_logits, teacher_logits, temperature)
+    return _by_size(student_logits, teacher_logits, plain, "forward", temperature, scale, reduction)
 
 
 def reverse_kl(
@@ -87,11 +99,16 @@ def reverse_kl(
     >>> reverse_kl(torch.tensor([[0.0, float("-inf")]]), torch.tensor([[0.0, 0.0]]))
     tensor(0.6931)
     """
-    x, y = _tempered(student_logits, teacher_logits, temperature)
-    log_q = torch.log_softmax(x, dim=-1)
-    rows = _kl_rows(torch.log_softmax(y, dim=-1), log_q, log_q.exp())
     scale = temperature**2 if scale_by_temperature_squared else 1.0
-    return _finish(rows * scale, student_logits, reduction)
+
+    def plain(student: Tensor) -> Tensor:
+        x, y = _tempered(student, teacher_logits, temperature)
+        log_q = torch.log_softmax(x, dim=-1)
+        rows = _kl_rows(torch.log_softmax(y, dim=-1), log_q, log_q.exp())
+        return _finish(rows * scale, student, reduction)
+
+    _check_pair(student_logits, teacher_logits, temperature)
+    return _by_size(student_logits, teacher_logits, plain, "reverse", temperature, scale, reduction)
 
 
 def kl_to_probs(
@@ -184,10 +201,34 @@ def soft_cross_entropy(
     return _finish(rows, student_logits, reduction)
 
 
-def _tempered(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Both logits in working precision, the maximum moved to 0 *before* dividing by T."""
+def _by_size(
+    student: Tensor,
+    teacher: Tensor,
+    plain: Callable[[Tensor], Tensor],
+    kind: Kind,
+    temperature: float | Tensor,
+    scale: float | Tensor,
+    reduction: Reduction,
+    beta: float = 0.5,
+) -> Tensor:
+    """Return ``plain(student)``, from a fused form where the logits are large."""
+    form = form_for(student, teacher)
+    if form == "plain":
+        return plain(student)
+    classes = student.shape[-1]
+    weight = scale / divisor_of(student.numel() // classes, classes, reduction)
+    work = Divergence(kind, form, teacher, temperature, weight, reduction != "none", beta)
+    return value_of(student, work, plain).to(result_dtype(student))
+
+
+def _check_pair(student: Tensor, teacher: Tensor, temperature: float) -> None:
     check_same_shape(student, teacher, "logits")
     check_positive("temperature", temperature)
+
+
+def _tempered(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Both logits in working precision, the maximum moved to 0 *before* dividing by T."""
+    _check_pair(student, teacher, temperature)
     dtype = working_dtype(student, teacher)
     x, y = student.to(dtype), teacher.detach().to(dtype)
     return _centred(x) / temperature, _centred(y) / temperature

@@ -14,7 +14,7 @@ from limbeck.functional._common import (
     result_dtype,
     working_dtype,
 )
-from limbeck.functional.divergence import _centred, kl_divergence, kl_from_log_probs
+from limbeck.functional.divergence import _by_size, _centred, kl_divergence, kl_from_log_probs
 
 Weighting = Literal["flsw", "cwsm"]
 
@@ -93,14 +93,19 @@ def kd_per_sample(
         )
     dtype = working_dtype(student_logits, teacher_logits)
     tau = temperatures.detach().to(dtype)
-    student, teacher = (
-        _centred(z) / tau[..., None]
-        for z in (student_logits.to(dtype), teacher_logits.detach().to(dtype))
-    )
-    rows = kl_divergence(student, teacher, reduction="none")
-    if scale_by_temperature_squared:
-        rows = tau**2 * rows
-    return reduce_rows(rows, student.shape[-1], reduction).to(result_dtype(student_logits))
+
+    def plain(student: Tensor) -> Tensor:
+        ours, theirs = (
+            _centred(z) / tau[..., None]
+            for z in (student.to(dtype), teacher_logits.detach().to(dtype))
+        )
+        rows = kl_divergence(ours, theirs, reduction="none")
+        if scale_by_temperature_squared:
+            rows = tau**2 * rows
+        return reduce_rows(rows, student.shape[-1], reduction).to(result_dtype(student))
+
+    scale = tau**2 if scale_by_temperature_squared else 1.0
+    return _by_size(student_logits, teacher_logits, plain, "forward", tau, scale, reduction)
 
 
 def kd_at_temperature(

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.functional._common import Reduction
-from limbeck.functional.divergence import _finish, _kl_rows, _tempered
+from limbeck.functional.divergence import _by_size, _check_pair, _finish, _kl_rows, _tempered
 
 
 def jensen_shannon(
@@ -41,10 +41,17 @@ def jensen_shannon(
         raise ValueError(
             f"beta is {beta}; expected a number in (0, 1) (kl_divergence for 0, reverse_kl for 1)"
         )
-    x, y = _tempered(student_logits, teacher_logits, temperature)
-    log_q, log_p = x.log_softmax(dim=-1), y.log_softmax(dim=-1)
-    log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
-    rows = beta * _kl_rows(log_m, log_p, log_p.exp())
-    rows = rows + (1 - beta) * _kl_rows(log_m, log_q, log_q.exp())
     scale = temperature**2 if scale_by_temperature_squared else 1.0
-    return _finish(rows * scale, student_logits, reduction)
+
+    def plain(student: Tensor) -> Tensor:
+        x, y = _tempered(student, teacher_logits, temperature)
+        log_q, log_p = x.log_softmax(dim=-1), y.log_softmax(dim=-1)
+        log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
+        rows = beta * _kl_rows(log_m, log_p, log_p.exp())
+        rows = rows + (1 - beta) * _kl_rows(log_m, log_q, log_q.exp())
+        return _finish(rows * scale, student, reduction)
+
+    _check_pair(student_logits, teacher_logits, temperature)
+    return _by_size(
+        student_logits, teacher_logits, plain, "mixture", temperature, scale, reduction, beta
+    )

@@ -21,11 +21,13 @@ from limbeck.functional._common import (
     Reduction,
     check_positive,
     check_same_shape,
+    divisor_of,
     reduce_rows,
     result_dtype,
     working_dtype,
 )
 from limbeck.functional.divergence import _LOWEST, _centred, _kl_rows
+from limbeck.kernels import SparseDivergence, form_for, value_of
 
 
 def kl_sparse(
@@ -76,8 +78,30 @@ def kl_sparse(
             f"log_tail has shape {tuple(log_tail.shape)}; expected {tuple(ids.shape[:-1])}"
         )
     check_positive("temperature", temperature)
-    dtype = working_dtype(student_logits)
-    x = _centred(student_logits.to(dtype)) / temperature
+    classes, scale = student_logits.shape[-1], 1.0
+    if scale_by_temperature_squared:
+        scale = temperature**2
+
+    def plain(student: Tensor) -> Tensor:
+        rows = _rows(student, ids, log_probs, log_tail, temperature) * scale
+        return reduce_rows(rows, classes, reduction).to(result_dtype(student))
+
+    form = form_for(student_logits)
+    if form == "plain" or not ids.numel():
+        return plain(student_logits)
+    weight = scale / divisor_of(student_logits.numel() // classes, classes, reduction)
+    work = SparseDivergence(
+        form, ids, log_probs, log_tail, temperature, weight, reduction != "none"
+    )
+    return value_of(student_logits, work, plain).to(result_dtype(student_logits))
+
+
+def _rows(
+    student: Tensor, ids: Tensor, log_probs: Tensor, log_tail: Tensor | None, temperature: float
+) -> Tensor:
+    """Return the divergence of each sample, ``[*batch]``."""
+    dtype = working_dtype(student)
+    x = _centred(student.to(dtype)) / temperature
     log_p, others = _teacher(log_probs, log_tail, dtype)
     p = log_p.exp()
     kept = x.gather(-1, ids).clamp(min=_LOWEST)
@@ -88,10 +112,7 @@ def kl_sparse(
     every = torch.cat((log_p, others), dim=-1)
     value = _kl_rows(log_q, every, every.exp())
     log_loss = log_z - (p * kept).sum(dim=-1) - others.exp().squeeze(-1) * rest
-    rows = value + (log_loss - log_loss.detach())
-    scale = temperature**2 if scale_by_temperature_squared else 1.0
-    loss = reduce_rows(rows * scale, student_logits.shape[-1], reduction)
-    return loss.to(result_dtype(student_logits))
+    return value + (log_loss - log_loss.detach())
 
 
 def _teacher(

@@ -1,0 +1,88 @@
+"""Which form computes a divergence: a matter of shapes and of the machine, never of timing.
+
+The plain form of ``limbeck.functional`` serves small logits, and whatever must see inside the
+equation (``torch.compile``, ``torch.func``, tracing, forward derivatives, tensor subclasses). From
+``FUSED_FROM`` logits on the fused form serves, block by block; from ``COMPILED_FROM`` on, where a
+gradient is wanted on a CPU that has a C++ compiler, its blocks are compiled, once for each kind
+of divergence and precision. The same run on the same machine therefore always takes the same form,
+which is what bit-exact resume needs. ``LIMBECK_KERNELS`` narrows the choice.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import sys
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+Form = Literal["plain", "chunked", "compiled"]
+
+FUSED_FROM = 2**18  # logits; below, three small kernels more or less are all that differs
+COMPILED_FROM = 2**22  # logits; a compiler's 10 to 20 s come back in hundreds of steps
+FEWEST_CLASSES = 64  # rows of fewer are too short for a loop of their own
+VARIABLE = "LIMBECK_KERNELS"
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def form_for(student: Tensor, teacher: Tensor | None = None) -> Form:
+    """Return the form that computes a divergence of these logits.
+
+    Args:
+        student: logits ``[*batch, classes]``.
+        teacher: logits of the same shape; None where the teacher is not dense.
+
+    Raises:
+        ValueError: ``LIMBECK_KERNELS`` is set to something unknown.
+    """
+    if torch.compiler.is_compiling():  # first: nothing else here is for a compiler's eyes
+        return "plain"
+    if student.numel() < FUSED_FROM or student.shape[-1] < FEWEST_CLASSES:
+        return "plain"
+    if _must_be_seen(student) or (teacher is not None and _must_be_seen(teacher)):
+        return "plain"
+    most = fastest()
+    if most != "compiled":
+        return most
+    trains = torch.is_grad_enabled() and student.requires_grad
+    large = student.numel() >= COMPILED_FROM and student.device.type == "cpu"
+    return "compiled" if trains and large else "chunked"
+
+
+def fastest() -> Form:
+    """Return the fastest form that this process takes: ``LIMBECK_KERNELS``, and the machine.
+
+    Raises:
+        ValueError: ``LIMBECK_KERNELS`` is set to something unknown.
+    """
+    said = os.environ.get(VARIABLE, "compiled")
+    if said not in get_args(Form):
+        raise ValueError(f"{VARIABLE} is {said!r}; expected one of {', '.join(get_args(Form))}")
+    if said == "plain":
+        return "plain"
+    return "compiled" if said == "compiled" and has_compiler() else "chunked"
+
+
+@functools.cache
+def has_compiler() -> bool:
+    """Whether torch can compile for the CPU here: Linux, a C++ compiler, and dynamo not off."""
+    if sys.platform != "linux" or os.environ.get("TORCHDYNAMO_DISABLE") == "1":
+        return False
+    return any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "g++"))
+
+
+def _must_be_seen(tensor: Tensor) -> bool:
+    """Whether something looks at the single operations on this tensor, or stands in for it."""
+    return (
+        type(tensor) not in (Tensor, torch.nn.Parameter)
+        or tensor.dtype not in _FLOATS
+        or tensor.device.type == "mps"
+        or torch._C._get_tracing_state() is not None
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
+    )
