@@ -21,6 +21,7 @@ MAKE = f"{UPDATE}=1 pytest tests/methods/test_golden_curves.py -k {{name}}"
 # What to run where a method alone, with its defaults, would do nothing in eight steps.
 RUNS: dict[str, list[Any]] = {
     "crd": [{"name": "crd", "num_negatives": 16, "dim": 8}],
+    "mask": ["kd", "mask"],
     "kcd": ["kd", {"name": "kcd", "stage_epochs": 1, "tau": 0.6}],
 }
 

@@ -77,6 +77,7 @@ def _needs(card: Card) -> Iterator[str]:
     if card.needs_teacher:
         what = {"sparse": "its outputs", "outputs": "its outputs", "head": "its head"}
         what["features"] = "its features"
+        what["parameter_gradients"] = "the student's network, other weights"
         if card.students == "cohort":
             yield "several students, which teach each other"
         else:

@@ -49,6 +49,13 @@ from limbeck.functional.explanation import (
 from limbeck.functional.factor import factor_transfer
 from limbeck.functional.feature import hint
 from limbeck.functional.flow import flow_matrix, fsp
+from limbeck.functional.gradient import (
+    best_lambda,
+    control_variate,
+    expected_ratio,
+    neighbourhood,
+    tangent_rise,
+)
 from limbeck.functional.logit import dml, kd, kd_multilabel, kd_regression
 from limbeck.functional.margin import batch_norm_margin, margin_distance
 from limbeck.functional.matching import power_sum, ttm
@@ -98,12 +105,14 @@ __all__ = [
     "bank_scores",
     "bank_update",
     "batch_norm_margin",
+    "best_lambda",
     "binary_cross_entropy",
     "brier_score",
     "class_hierarchy",
     "class_similarity",
     "classwise_calibration_error",
     "confusion",
+    "control_variate",
     "correlation_congruence",
     "cost_aware_score",
     "crd_nce",
@@ -114,6 +123,7 @@ __all__ = [
     "dml",
     "entropy_value",
     "expected_calibration_error",
+    "expected_ratio",
     "explanation_loss",
     "explanation_similarity",
     "factor_transfer",
@@ -146,6 +156,7 @@ __all__ = [
     "mixing_weights",
     "negative_log_likelihood",
     "neighbour_congruence",
+    "neighbourhood",
     "neuron_selectivity",
     "normkd",
     "online_mean",
@@ -169,6 +180,7 @@ __all__ = [
     "squared_error",
     "standardise_logits",
     "swap_with_label",
+    "tangent_rise",
     "ttm",
     "underconfidence_error",
     "variational_information",
