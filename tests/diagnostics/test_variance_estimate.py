@@ -187,7 +187,7 @@ def test_the_command_line_says_what_lambda_would_be(tmp_path: Path, capsys):
     for name in ("long", "short"):
         run_recipe(recipe, output=tmp_path / name, quiet=True)
         recipe = {**recipe, "train": {**recipe["train"], "epochs": 1}}
-    asked = ["diagnose", "variance", str(tmp_path / "long"), "--batches", "12"]
+    asked = ["diagnose", str(tmp_path / "long"), "--batches", "12"]
     with pytest.raises(SystemExit) as ended:
         main([*asked, "--teacher", str(tmp_path / "short"), "--json"])
     told = json.loads(capsys.readouterr().out)

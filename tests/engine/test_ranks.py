@@ -75,13 +75,13 @@ def test_two_ranks_equal_one_process(name: str, two_ranks: Path, one_process: Pa
             assert theirs[key] == expected, key
 
 
-@pytest.mark.parametrize("name", ["kd", "staged_hint", "dml", "kcd"])
+@pytest.mark.parametrize("name", ["kd", "staged_hint", "dml", "kcd", "svrg"])
 def test_micro_batches_equal_one_batch(name: str, one_process: Path, tmp_path: Path) -> None:
     run_plan(make_separable_plan(name, accumulate=3), tmp_path / name, quiet=True)
     assert_same_training(one_process / name, tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["staged_hint", "kcd", "crd"])
+@pytest.mark.parametrize("name", ["staged_hint", "kcd", "crd", "svrg"])
 def test_two_killed_ranks_go_on_to_the_same_bits(
     name: str, two_ranks: Path, tmp_path: Path
 ) -> None:

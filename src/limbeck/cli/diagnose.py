@@ -10,14 +10,8 @@ import typer
 from limbeck.cli.ending import guarded
 from limbeck.cli.run import AllowCode, Overrides
 
-diagnose = typer.Typer(
-    no_args_is_help=True,
-    help="Say what a finished run and its teacher can tell.",
-    rich_markup_mode="rich",
-)
 
-
-def variance(
+def diagnose(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run trained to the end.")],
     overrides: Overrides = None,
     teacher: Annotated[
@@ -34,15 +28,14 @@ def variance(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     allow_code: AllowCode = False,
 ) -> None:
-    """Predict the best weight of PVR, and what it would be worth.
+    """Predict what a teacher can take from the noise of SGD: the best weight of pvr.
 
-    The run's student stands for the optimum. Its teacher, or the student of --teacher, must be the
-    same network.
+    The run's student stands for the optimum; the teacher must be the same network.
 
     [bold]Examples[/bold]
 
-    limbeck diagnose variance runs/plain-0 --teacher runs/early-0
-    limbeck diagnose variance runs/kd-0 --step 0.05 --json
+    limbeck diagnose runs/plain-0 --teacher runs/early-0
+    limbeck diagnose runs/kd-0 --step 0.05 --json
     """
     from limbeck.diagnostics.of_runs import variance_of_run
     from limbeck.diagnostics.telling import as_plain, lines
@@ -66,6 +59,5 @@ def variance(
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the commands."""
-    diagnose.command("variance")(guarded(variance))
-    app.add_typer(diagnose, name="diagnose")
+    """Add the command."""
+    app.command("diagnose")(guarded(diagnose))

@@ -23,6 +23,9 @@ from limbeck.taps.outputs import Outputs
 if TYPE_CHECKING:
     from limbeck.data import DataBundle
 
+_NONE = (0.0, 0.0, 0.0, 1.0, -1.0)
+"""Of no cosines: number, sum, sum of squares, least and most."""
+
 
 @register_method("pvr")
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +46,7 @@ class PVR(Method):
 
     Args:
         weight: λ (0.7, the value in the authors' scripts); the best one depends on the teacher, and
-            ``limbeck diagnose variance`` predicts it. 0 is plain training, to the bit.
+            ``limbeck diagnose`` predicts it. 0 is plain training, to the bit.
         unbiased: add :math:`\lambda \nabla f(\theta)`, over all labelled training samples as
             evaluation shows them; computed before the first step, and anew after each snapshot.
         teacher_decay: adds so much times θ to the teacher's gradient, for a student trained with
@@ -114,8 +117,7 @@ class PVRRuntime(Runtime):
     def __init__(self, method: PVR, pair: SameNetwork) -> None:
         super().__init__(method)
         self.__dict__["pair"] = pair  # the networks are not this module's to save
-        start = [0.0, 0.0, 0.0, torch.inf, -torch.inf]  # number, sum, squares, least, most
-        self.register_buffer("cosines", torch.tensor(start, dtype=torch.float64))
+        self.register_buffer("cosines", torch.tensor(_NONE, dtype=torch.float64))
 
     @property
     def _pair(self) -> SameNetwork:
@@ -171,8 +173,7 @@ class PVRRuntime(Runtime):
             spread = max(squares / count - mean**2, 0.0) ** 0.5
             found |= {"cosine": mean, "cosine_std": spread}
             found |= {"cosine_min": least, "cosine_max": most}
-            start = [0.0, 0.0, 0.0, torch.inf, -torch.inf]
-            self.cosines.copy_(torch.tensor(start, dtype=torch.float64))
+            self.cosines.copy_(torch.tensor(_NONE, dtype=torch.float64))
         return found
 
 
