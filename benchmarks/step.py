@@ -41,7 +41,7 @@ def network(name: str) -> nn.Module:
     return build_model(name, num_classes=100, input_shape=(3, 32, 32))
 
 
-def ours(student: str, teacher: str) -> Callable[[], object]:
+def ours(student: str, teacher: str, method: str = "kd") -> Callable[[], object]:
     """Return the Distiller's step on a fixed batch."""
     images, labels = torch.rand(4 * BATCH, 3, 32, 32), torch.arange(4 * BATCH) % 100
     data = bundle_from(TensorSamples(images, labels), num_classes=100)
@@ -49,7 +49,7 @@ def ours(student: str, teacher: str) -> Callable[[], object]:
         name="step",
         data=data,
         make_student=lambda: network(student),
-        methods=as_methods("kd"),
+        methods=as_methods(method),
         teachers={"teacher": LiveTeacher(network(teacher))},
         train=Train(epochs=10_000, batch_size=BATCH, schedule=Schedule(name="constant")),
     )
