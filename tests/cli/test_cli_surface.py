@@ -33,6 +33,17 @@ SURFACE = {
         "RECIPE",
         "KEY=VALUE",
     ],
+    "diagnose": [
+        "--allow-code",
+        "--batches",
+        "--curvature",
+        "--help",
+        "--json",
+        "--step",
+        "--teacher",
+        "RUN",
+        "KEY=VALUE",
+    ],
     "report": ["--help", "--output", "--title", "RUN"],
     "export": [
         "--allow-code",

@@ -10,8 +10,10 @@ from limbeck.engine.plan import Plan
 from limbeck.engine.settings import Checkpoints, Optimizer, Train
 from limbeck.methods import as_methods
 from limbeck.models import Cohort, build_model
+from limbeck.teachers.base import Teacher
 from limbeck.teachers.live import LiveTeacher
 from limbeck.teachers.peers import PeersTeacher
+from limbeck.teachers.snapshot import SnapshotTeacher
 
 PLANS = {
     "kd": ["kd"],
@@ -24,6 +26,7 @@ PLANS = {
     "e2kd": ["e2kd"],
     "kcd": ["kd", {"name": "kcd", "stage_epochs": 1, "tau": 0.6}],
     "backward": ["kd", {"name": "backward", "rounds": 1}],
+    "svrg": [{"name": "pvr", "weight": 1.0, "unbiased": True}, "mask"],
 }
 # Methods that compare samples, and so depend on micro-batches, but not on ranks.
 COUPLED = {
@@ -37,6 +40,12 @@ COUPLED = {
 
 def network(*channels: int) -> nn.Module:
     return build_model("cnn", num_classes=10, input_shape=(1, 8, 8), channels=channels, norm="none")
+
+
+def _teachers(name: str, network: nn.Module) -> dict[str, Teacher]:
+    if name == "dml":
+        return {"peers": PeersTeacher()}
+    return {"teacher": SnapshotTeacher() if name == "svrg" else LiveTeacher(network)}
 
 
 def make_separable_plan(name: str, **train: object) -> Plan:
@@ -56,7 +65,7 @@ def make_separable_plan(name: str, **train: object) -> Plan:
         data=digits(),
         make_student=make_student,
         methods=as_methods((PLANS | COUPLED)[name]),
-        teachers={"peers": PeersTeacher()} if name == "dml" else {"teacher": LiveTeacher(teacher)},
+        teachers=_teachers(name, teacher),
         train=Train(**settings),  # type: ignore[arg-type]
         checkpoints=Checkpoints(every_steps=3),
         seed=5,

@@ -37,7 +37,9 @@ def final_tensors(run: Path) -> dict[str, Tensor]:
     """Weights of student and adapters, and values, in the last checkpoint."""
     last = sorted((run / "checkpoints").glob("step-*"))[-1]
     tensors = load_file(last / "tensors.safetensors")
-    return {k: v for k, v in tensors.items() if k.startswith(("student", "runtime", "view"))}
+    kept = {k: v for k, v in tensors.items() if k.startswith(("student", "runtime", "view"))}
+    # a digest of weights: those that are equal to rounding have another
+    return {k: v for k, v in kept.items() if not k.endswith("taken_of")}
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +77,13 @@ def test_two_ranks_equal_one_process(name: str, two_ranks: Path, one_process: Pa
             assert theirs[key] == expected, key
 
 
-@pytest.mark.parametrize("name", ["kd", "staged_hint", "dml", "kcd", "backward"])
+@pytest.mark.parametrize("name", ["kd", "staged_hint", "dml", "kcd", "backward", "svrg"])
 def test_micro_batches_equal_one_batch(name: str, one_process: Path, tmp_path: Path) -> None:
     run_plan(make_separable_plan(name, accumulate=3), tmp_path / name, quiet=True)
     assert_same_training(one_process / name, tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["staged_hint", "kcd", "crd"])
+@pytest.mark.parametrize("name", ["staged_hint", "kcd", "crd", "svrg"])
 def test_two_killed_ranks_go_on_to_the_same_bits(
     name: str, two_ranks: Path, tmp_path: Path
 ) -> None:

@@ -134,6 +134,11 @@ CALLS = {
     "ttm": [(LOGITS, OTHERS)],
     "underconfidence_error": [(LOGITS.softmax(1), TARGETS)],
     "variational_information": [(MAPS, MAPS[..., :3], MAPS[0, :, 0, 0])],
+    "best_lambda": [()],
+    "control_variate": [(LOGITS, OTHERS), (LOGITS, OTHERS, LOGITS)],
+    "expected_ratio": [()],
+    "neighbourhood": [(0.5,)],
+    "tangent_rise": [([MAPS, TARGETS.float()], [MAPS, TARGETS.float()], [MAPS, TARGETS.float()])],
     "virtual_logits": [(TARGETS, 3)],
     "virtual_teacher_loss": [(LOGITS, TARGETS)],
     "wsld": [(LOGITS, OTHERS, TARGETS)],
@@ -141,6 +146,10 @@ CALLS = {
 }
 OPTIONS = {
     "bank_update": {"momentum": 0.5},
+    "best_lambda": {"teacher_noise": 1.0, "covariance": 0.5},
+    "control_variate": {"lam": 0.5},
+    "expected_ratio": {"noise": 1.0, "teacher_noise": 1.0, "covariance": 0.5},
+    "neighbourhood": {"noise": 1.0, "teacher_noise": 1.0, "covariance": 0.5},
     "cost_aware_score": {"stage_epochs": 4},
     "crd_nce": {"log_normaliser": 0.0, "num_data": 5},
     "explanation_loss": {"size": (5, 5)},

@@ -81,16 +81,16 @@ def digits(num_train: int = 64) -> DataBundle:
         return load_data("digits", num_train=num_train, label_fraction=0.5)
 
 
-def teacher_network(wide: bool = False) -> nn.Module:
+def teacher_network(wide: bool = False, channels: tuple[int, ...] = (8, 16)) -> nn.Module:
     """A fixed teacher, a little trained, so that it prefers some classes to others."""
     with default_dtype(torch.float32):
-        return _teacher_network(wide)
+        return _teacher_network(wide, channels)
 
 
 @cache
-def _teacher_network(wide: bool) -> nn.Module:
+def _teacher_network(wide: bool, channels: tuple[int, ...]) -> nn.Module:
     torch.manual_seed(1)
-    network = WideCNN(8, 16) if wide else make_cnn(8, 16)
+    network = WideCNN(*channels) if wide else make_cnn(*channels)
     view = digits(512).splits["train"]
     batch = view.fetch(torch.arange(len(view)))
     inputs = digits(512).augment_eval(batch.inputs, batch.index)
@@ -127,7 +127,9 @@ def make_plan(
         return cnn(4, 8)
 
     needs = any(method.card.needs_teacher for method in chosen)
-    teacher = {"teacher": LiveTeacher(teacher_network(wide))} if needs else {}
+    alike = any(method.card.same_network for method in chosen)
+    channels = (4, 8) if alike else (8, 16)
+    teacher = {"teacher": LiveTeacher(teacher_network(wide, channels))} if needs else {}
     if any(method.teacher == "self" for method in chosen):
         teacher = {"self": SnapshotTeacher(name="self")}
     settings = {

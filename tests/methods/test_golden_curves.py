@@ -27,6 +27,7 @@ RUNS: dict[str, list[Any]] = {
     "letkd1": [{"name": "letkd1", "codewords": 4}],
     "letkd2": [{"name": "letkd2", "codewords": 4, "subclasses": 2}],
     "lad": [{"name": "lad", "weight": 1.0}],  # its own is made for AdamW
+    "mask": ["kd", "mask"],
     "kcd": ["kd", {"name": "kcd", "stage_epochs": 1, "tau": 0.6}],
 }
 

@@ -11,6 +11,7 @@ import typer
 from limbeck.cli import (
     cache,
     demo,
+    diagnose,
     ending,
     evaluate,
     export,
@@ -70,6 +71,7 @@ for _module in (
     evaluate,
     cache,
     report,
+    diagnose,
     study,
     export,
     methods,

@@ -203,6 +203,8 @@ class Distiller:
                     **scores,
                 }
             )
+        if position.epoch >= self.train.epochs - self.train.measure_train:
+            self._measure_train()
         self.console.epoch(position.epoch, self.logbook.latest, self.judge.headline(scores))
         position.epoch += 1
         position.step_in_epoch = 0
@@ -212,6 +214,13 @@ class Distiller:
             self.keeper.save()
         if stopping:
             raise Interrupted(str(self.folder.path))
+
+    def _measure_train(self) -> None:
+        """Log how the student does on the samples that it learns from, all at once."""
+        scores = self.world.lead(lambda: self.judge.measure(self.deployable, "train"))
+        position = self.position
+        record = {"kind": "eval", "epoch": position.epoch, "step": position.step, "split": "train"}
+        self.logbook.write({**record, **scores})
 
     def _checkpoint_due(self) -> bool:
         """Whether one is due at the end of an epoch."""

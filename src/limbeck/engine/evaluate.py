@@ -19,6 +19,7 @@ HIGHER_IS_BETTER = {
     "f1": True,
     "r2": True,
     "nll": False,
+    "train_nll": False,
     "brier": False,
     "ece": False,
     "kl_to_teacher": False,

@@ -97,6 +97,12 @@ class Judge:
                 return Verdict(together[self.metric], higher, -1, scores)
         return Verdict(values[best], higher, best, scores)
 
+    def measure(self, student: nn.Module, split: str) -> dict[str, float]:
+        """Return a student's own metrics on a split; of a cohort, those of its mean."""
+        answers = self.answers(student, split)
+        logits = torch.stack(answers.logits).mean(dim=0)
+        return score(self._plan.data.task, logits, answers.targets)
+
     def headline(self, scores: Mapping[str, float]) -> dict[str, float]:
         """Return the few scores worth a line."""
         return {name: scores[name] for name in (self.metric, "agreement") if name in scores}

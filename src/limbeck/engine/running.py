@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -232,6 +233,7 @@ def _deployed_spec(run: Distiller, student: nn.Module) -> Mapping[str, Any] | No
 def _summarise(run: Distiller, student: nn.Module) -> dict[str, Any]:
     plan, best = run.plan, run.keeper.best
     metrics, predictions = run.judge.final(student)
+    tail = _tail(run.folder)
     for split, scores in metrics.items():
         run.logbook.write(
             {
@@ -267,7 +269,7 @@ def _summarise(run: Distiller, student: nn.Module) -> dict[str, Any]:
         "deployed": plan.train.deploy,
         "best_epoch": best.epoch,
         "best_member": -1 if plan.cohort == "ensemble" else best.member,
-        "metrics": metrics,
+        "metrics": {**metrics, "train": tail} if tail else metrics,
         "student": {"model": model, **cost_of(student, example)},
         "teachers": run.judge.teacher_summary(example),
         "method": [method.describe() for method in plan.methods],
@@ -279,6 +281,16 @@ def _summarise(run: Distiller, student: nn.Module) -> dict[str, Any]:
         "samples_seen": run.position.samples,
         "seconds": _seconds(run.folder),
     }
+
+
+def _tail(folder: RunFolder) -> dict[str, float]:
+    """Return the mean of what was measured on the training part in the last epochs."""
+    import json
+
+    rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    rows = [row for row in rows if row["kind"] == "eval" and row["split"] == "train"]
+    known = set(rows[0]) - {"kind", "epoch", "step", "split"} if rows else set()
+    return {name: math.fsum(row[name] for row in rows) / len(rows) for name in sorted(known)}
 
 
 def _seconds(folder: RunFolder) -> float:

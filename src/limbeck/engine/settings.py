@@ -126,6 +126,8 @@ class Train:
         select_by: validation metric that decides which epoch is best; "auto": accuracy, map or
             r2 after the task.
         evaluate_every: epochs between evaluations on validation.
+        measure_train: how many of the last epochs end with measuring the student on the training
+            part too, as evaluation shows it; the mean over these is among the run's metrics.
         log_every: optimiser steps between lines of metrics.jsonl.
         compile: whether torch.compile is used on student and teacher.
         channels_last: whether image models and batches use the channels-last layout.
@@ -149,6 +151,7 @@ class Train:
     deploy: Literal["best", "last", "ema"] = "best"
     select_by: str = "auto"
     evaluate_every: int = 1
+    measure_train: int = 0
     log_every: int = 50
     compile: bool = False
     channels_last: bool = False
@@ -164,6 +167,7 @@ class Train:
         for name in ("epochs", "batch_size", "accumulate", "evaluate_every", "log_every"):
             value = getattr(self, name)
             require(value >= 1, f"train.{name}", value, "a whole number of at least 1")
+        require(self.measure_train >= 0, "train.measure_train", self.measure_train, "at least 0")
         for name in ("views", "threads"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"train.{name}", value, "at least 1, or null")

@@ -8,25 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck import functional
 from limbeck.data.batch import Batch
 from limbeck.engine.asking import StudentVoice
 from limbeck.errors import TeacherError, unknown
 from limbeck.methods.base import Method, Runtime, Stage
 from limbeck.methods.context import Context
+from limbeck.methods.supervised import task_loss
 from limbeck.taps.outputs import Outputs
 from limbeck.teachers.base import Teacher
 from limbeck.teachers.peers import PeersTeacher
 from limbeck.teachers.visits import ask_padded
-
-
-def task_loss(kind: str, logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the task term: the mean over the labelled samples; 0 where none is."""
-    if kind == "classification":
-        return functional.cross_entropy(logits, targets)
-    if kind == "multilabel":
-        return functional.binary_cross_entropy(logits, targets)
-    return functional.squared_error(logits, targets)
 
 
 def pick_teacher(teachers: Mapping[str, Teacher], name: str | None) -> str:
@@ -212,7 +203,7 @@ class StepModule(nn.Module):
             method = runtime.method
             if not stage.counts(method.name):
                 continue
-            heard = voices.ordinary(method.teacher, index) if method.card.needs_teacher else student
+            heard = voices.ordinary(method.teacher, index) if method.card.hears_teacher else student
             for name, value in runtime.losses(student, heard, batch, ctx).items():
                 total = total + method.weight * batch.share * value
                 label = f"{name}@{method.teacher}" if method.name in self._twice else name

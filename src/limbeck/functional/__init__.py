@@ -62,6 +62,13 @@ from limbeck.functional.factor import factor_transfer
 from limbeck.functional.feature import hint
 from limbeck.functional.flow import flow_matrix, fsp
 from limbeck.functional.frequency import frequency_attention
+from limbeck.functional.gradient import (
+    best_lambda,
+    control_variate,
+    expected_ratio,
+    neighbourhood,
+    tangent_rise,
+)
 from limbeck.functional.gram import batch_correlation, class_correlation
 from limbeck.functional.hard import kd_hard
 from limbeck.functional.logit import dml, kd, kd_multilabel, kd_regression
@@ -125,6 +132,7 @@ __all__ = [
     "base_samples",
     "batch_correlation",
     "batch_norm_margin",
+    "best_lambda",
     "binary_cross_entropy",
     "boundary_step",
     "brier_score",
@@ -137,6 +145,7 @@ __all__ = [
     "classwise_calibration_error",
     "codeword_probabilities",
     "confusion",
+    "control_variate",
     "correlation_congruence",
     "cost_aware_score",
     "crd_nce",
@@ -147,6 +156,7 @@ __all__ = [
     "dml",
     "entropy_value",
     "expected_calibration_error",
+    "expected_ratio",
     "explanation_loss",
     "explanation_similarity",
     "factor_transfer",
@@ -190,6 +200,7 @@ __all__ = [
     "nearest_subclass",
     "negative_log_likelihood",
     "neighbour_congruence",
+    "neighbourhood",
     "neuron_selectivity",
     "nkd",
     "normkd",
@@ -217,6 +228,7 @@ __all__ = [
     "standardise_logits",
     "subclass_decisions",
     "swap_with_label",
+    "tangent_rise",
     "teacher_confidence",
     "ttm",
     "underconfidence_error",

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from limbeck.engine.step import task_loss
 from limbeck.errors import MethodError, ModelError, RecipeError
 from limbeck.integrations.distillation import Distillation
 from limbeck.integrations.reading import Forward, as_batch
 from limbeck.integrations.refusals import WAY_OUT
+from limbeck.methods.supervised import task_loss
 
 try:
     from lightning.pytorch import LightningModule

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from limbeck.data import batches
 from limbeck.data.batch import Batch, has_label
 from limbeck.engine.asking import members_of
-from limbeck.engine.step import task_loss
 from limbeck.errors import CheckpointError, MethodError, ModelError, RecipeError
 from limbeck.files import write_bytes
 from limbeck.integrations.distillation import Distillation
@@ -25,6 +24,7 @@ from limbeck.integrations.indexed import INDEX, IndexedDataset
 from limbeck.integrations.reading import Forward, as_batch, read_student
 from limbeck.integrations.refusals import WAY_OUT
 from limbeck.methods import as_methods
+from limbeck.methods.supervised import task_loss
 from limbeck.taps.outputs import as_outputs
 
 try:

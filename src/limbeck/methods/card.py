@@ -89,6 +89,7 @@ class Card:
         max_classes: (ours) most classes where the form is not linear in classes; None: no bound.
         teacher_access: (ours) the most intrusive thing asked of the teacher; "sparse": outputs of
             which some classes' probabilities are enough.
+        same_network: (ours) whether the teacher must be the student's network with other weights.
         needs_index: (ours) whether samples must carry their index.
         double_backward: (ours) whether gradients of gradients are taken.
         separable: (ours) whether the loss of a batch is the mean of the losses of its samples.
@@ -119,6 +120,7 @@ class Card:
     min_classes: int = 2
     max_classes: int | None = None
     teacher_access: Access = "outputs"
+    same_network: bool = False
     needs_index: bool = False
     double_backward: bool = False
     separable: bool = True
@@ -133,6 +135,14 @@ class Card:
     def needs_teacher(self) -> bool:
         """Whether the method asks a teacher anything at all."""
         return self.teacher_access != "none"
+
+    @property
+    def hears_teacher(self) -> bool:
+        """Whether ``losses`` is given what the teacher says about the batch.
+
+        A method that differentiates the teacher asks it by itself, once.
+        """
+        return self.needs_teacher and self.teacher_access != "parameter_gradients"
 
     @property
     def needs_features(self) -> bool:

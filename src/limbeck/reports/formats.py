@@ -60,6 +60,7 @@ _KNOWN = (
     Metric("mse", "Squared error", False),
     Metric("mae", "Absolute error", False),
     Metric("nll", "NLL", False),
+    Metric("train_nll", "Training loss", False),
     Metric("brier", "Brier", False),
     Metric("ece", "ECE", False, "percent", "%"),
     Metric("agreement", "Agreement", True, "percent", "%"),

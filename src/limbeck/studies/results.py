@@ -19,6 +19,7 @@ from limbeck.studies.schema import Claim
 from limbeck.studies.statistics import Comparison, Estimate, Pair, compare_pairs, estimate
 
 FORMAT = 1
+_TRAIN = "train_"
 _ENVIRONMENT = ("limbeck", "python", "torch", "machine", "device", "threads")
 
 
@@ -50,10 +51,12 @@ class ArmResults:
         return self.planned.label
 
     def values(self, metric: str) -> dict[int, float]:
-        """Return seed -> test metric, where it was measured."""
+        """Return seed -> test metric, where it was measured; ``train_…``: on the training part."""
+        key = metric.removeprefix(_TRAIN)
+        split = "test" if key == metric else "train"
         found = {}
         for seed, summary in self.summaries.items():
-            value = summary.get("metrics", {}).get("test", {}).get(metric)
+            value = summary.get("metrics", {}).get(split, {}).get(key)
             if isinstance(value, int | float) and not isinstance(value, bool):
                 found[seed] = float(value)
         return found
@@ -256,6 +259,8 @@ def _number(value: float | None) -> float | None:
 
 def _arm_json(arm: ArmResults) -> dict[str, Any]:
     metrics = {key: None for s in arm.summaries.values() for key in s["metrics"].get("test", {})}
+    if arm.values("train_nll"):
+        metrics["train_nll"] = None
     return {
         "arm": arm.planned.name,
         "at": dict(arm.planned.cell),

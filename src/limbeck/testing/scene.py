@@ -200,12 +200,15 @@ def make_scene(
     )
     shape = tuple(input_shape)
     make_student = make_student or _example(method, shape)
-    make_teacher = make_student if equal else make_teacher or _cnn((5, 7), shape)
+    alike = equal or method.card.same_network
+    make_teacher = make_student if alike else make_teacher or _cnn((5, 7), shape)
     cohort = method.card.students == "cohort"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         student = make_student(num_outputs).eval()
         network = make_teacher(num_outputs).eval()
+        if method.card.same_network:  # parameters, not made-up answers, are what is computed with
+            student, network = student.double(), network.double()
         teacher: Teacher = PeersTeacher() if cohort else LiveTeacher(network)
         ctx = make_context(task, num_outputs)
         ctx.num_members = NUM_PEERS + 1 if cohort else 1
@@ -216,8 +219,9 @@ def make_scene(
             runtime = method.prepare(student, {name: teacher}, data, ctx).double()
         teacher.close()
     student = runtime.student or student  # where the method puts another in its place
-    ours = tap_shapes(student, runtime.student_taps(), originals[:1])
-    theirs = tap_shapes(student if cohort else network, runtime.teacher_taps(), originals[:1])
+    shown = originals[:1].double() if method.card.same_network else originals[:1]
+    ours = tap_shapes(student, runtime.student_taps(), shown)
+    theirs = tap_shapes(student if cohort else network, runtime.teacher_taps(), shown)
 
     def speak(shapes: dict[str, tuple[int, ...]]) -> Speaker:
         return make_speaker(originals, num_outputs, shapes, scale=scale, generator=generator)

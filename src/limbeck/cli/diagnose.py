@@ -1,0 +1,63 @@
+"""``limbeck diagnose``: what a finished run says about training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from limbeck.cli.ending import guarded
+from limbeck.cli.run import AllowCode, Overrides
+
+
+def diagnose(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run trained to the end.")],
+    overrides: Overrides = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(help="Another run, whose student is the teacher; else the run's own teacher."),
+    ] = None,
+    step: Annotated[
+        float | None, typer.Option(help="Learning rate that is meant; else the run's.")
+    ] = None,
+    curvature: Annotated[
+        float | None, typer.Option(help="Curvature of the loss; else estimated.")
+    ] = None,
+    batches: Annotated[int, typer.Option(help="Mini-batches to draw.")] = 500,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    allow_code: AllowCode = False,
+) -> None:
+    """Predict what a teacher can take from the noise of SGD: the best weight of pvr.
+
+    The run's student stands for the optimum; the teacher must be the same network.
+
+    [bold]Examples[/bold]
+
+    limbeck diagnose runs/plain-0 --teacher runs/early-0
+    limbeck diagnose runs/kd-0 --step 0.05 --json
+    """
+    from limbeck.diagnostics.of_runs import variance_of_run
+    from limbeck.diagnostics.telling import as_plain, lines
+
+    found = variance_of_run(
+        folder,
+        overrides or (),
+        teacher=teacher,
+        step=step,
+        curvature=curvature,
+        num_batches=batches,
+        allow_code=allow_code,
+    )
+    if as_json:
+        import json
+
+        print(json.dumps(as_plain(found)))
+        return
+    for line in lines(found):
+        print(line)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("diagnose")(guarded(diagnose))

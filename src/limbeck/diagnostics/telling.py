@@ -1,0 +1,42 @@
+"""Diagnoses in words and as plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from limbeck.diagnostics.variance import VarianceEstimate
+
+_DERIVED = ("correlation", "beta", "best_lambda", "ratio", "unbiased_lambda", "unbiased_ratio")
+
+
+def as_plain(found: VarianceEstimate) -> dict[str, Any]:
+    """Return all quantities as plain data; an infinite curvature as None."""
+    told = dataclasses.asdict(found) | {name: getattr(found, name) for name in _DERIVED}
+    return {key: None if told[key] == math.inf else told[key] for key in told}
+
+
+def lines(found: VarianceEstimate) -> Iterator[str]:
+    """Yield the lines for a person."""
+    yield f"A   {found.noise:.4g}  noise of the student's gradient (batches of {found.batch_size})"
+    yield f"B   {found.teacher_noise:.4g}  mean square of the teacher's gradient"
+    yield f"C   {found.covariance:.4g}  covariance of the two"
+    yield f"b   {found.bias:.4g}  square of the teacher's gradient over all data"
+    yield f"ρ   {found.correlation:.3f}  correlation of the two gradients"
+    yield f"μ   {found.curvature:.3g}  curvature along the teacher's bias; step {found.step:g}"
+    yield f"β   {found.beta:.3g}  the teacher's bias, in units of its noise"
+    yield (
+        f"λ*  {found.best_lambda:.3f}  best weight of pvr; it would leave {found.ratio:.1%} of the "
+        "noise"
+    )
+    yield (
+        f"λ*  {found.unbiased_lambda:.3f}  with unbiased=true; it would leave "
+        f"{found.unbiased_ratio:.1%}"
+    )
+    if found.slope > found.noise / found.num_batches:
+        yield (
+            f"The student is not at its optimum (square of its full gradient {found.slope:.2g}): "
+            "train it longer for a better estimate."
+        )
