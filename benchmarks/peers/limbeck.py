@@ -1,0 +1,109 @@
+"""The job in Limbeck: with the teacher live, or from a cache that holds every view."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.peers.job import (
+    BATCH,
+    CLASSES,
+    FOREVER,
+    MEAN,
+    STD,
+    VIEWS,
+    Job,
+    work,
+)
+from benchmarks.turns import Turns
+
+
+def train(turns: Turns, job: Job) -> None:
+    """Train; the layout is a setting of the run's."""
+    x, y = job.images, job.labels
+    student, teacher = job.networks()
+    cached = job.variant == "cached"
+    pace(turns, skip=VIEWS if cached else 0)
+    (with_cache if cached else live)(job, student, teacher, (x, y), job.channels_last)
+
+
+def live(job: Job, student: Any, teacher: Any, train_set: Any, channels_last: bool) -> None:
+    # what a user writes
+    import limbeck as lb
+    from limbeck.data import Normalize, bundle_from
+
+    data = bundle_from(
+        train_set,
+        validation=train_set,
+        test=train_set,
+        num_classes=CLASSES,
+        normalization=Normalize(MEAN, STD),
+        augment=[{"crop": {"padding": 4}}, "flip"],
+    )
+    lb.distill(
+        teacher=teacher,
+        student=student,
+        data=data,
+        method="kd",
+        epochs=FOREVER,
+        batch_size=BATCH,
+        train={"schedule": {"name": "constant"}, "channels_last": channels_last},
+        output=job.folder / "run",
+        quiet=True,
+    )
+    # to here
+
+
+def with_cache(job: Job, student: Any, teacher: Any, train_set: Any, channels_last: bool) -> None:
+    # what a user writes
+    import limbeck as lb
+    from limbeck.data import Normalize, bundle_from
+    from limbeck.teachers import CachedTeacher
+
+    data = bundle_from(
+        train_set,
+        validation=train_set,
+        test=train_set,
+        num_classes=CLASSES,
+        normalization=Normalize(MEAN, STD),
+        augment=[{"crop": {"padding": 4}}, "flip"],
+    )
+    lb.distill(
+        teacher=CachedTeacher(teacher, job.folder / "cache"),
+        student=student,
+        data=data,
+        method="kd",
+        epochs=FOREVER,
+        batch_size=BATCH,
+        train={
+            "schedule": {"name": "constant"},
+            "channels_last": channels_last,
+            "views": VIEWS,
+        },
+        output=job.folder / "run",
+        quiet=True,
+    )
+    # to here
+
+
+def pace(turns: Turns, skip: int) -> None:
+    """Let each epoch wait for its turn; the first ``skip`` fill the cache before that.
+
+    Evaluation and checkpoints come between turns: nobody's are measured.
+    """
+    from limbeck.engine.distiller import Distiller
+
+    original = Distiller._train_epoch
+
+    def paced(run: Distiller) -> None:
+        waits = run.position.epoch >= skip
+        if waits:
+            turns.begin()
+        original(run)
+        if waits:
+            turns.end()
+
+    Distiller._train_epoch = paced  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    work(train)
