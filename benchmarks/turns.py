@@ -23,18 +23,18 @@ class Turns:
     def __init__(self) -> None:
         self._out = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
-        self._began = 0.0
+        self._began = now()
 
     def begin(self) -> None:
         """Wait for the turn; leave the process when there is none any more."""
         self._say({"memory": peak_memory()})
         if sys.stdin.readline().strip() != "go":
             raise SystemExit
-        self._began = time.perf_counter()
+        self._began = now()
 
     def end(self) -> None:
         """Tell how long the turn was."""
-        self._say({"seconds": time.perf_counter() - self._began})
+        self._say({clock: at - self._began[clock] for clock, at in now().items()})
 
     def run(self, work: Callable[[], object]) -> None:
         """Work in every turn, to the last one."""
@@ -46,6 +46,11 @@ class Turns:
     def _say(self, facts: Mapping[str, float]) -> None:
         self._out.write(json.dumps(facts) + "\n")
         self._out.flush()
+
+
+def now() -> dict[str, float]:
+    """Return the seconds of both clocks: the wall's, and those that the processor worked for us."""
+    return {"wall": time.perf_counter(), "cpu": time.process_time()}
 
 
 def peak_memory() -> float:
@@ -91,12 +96,12 @@ class Worker:
         self.memory = 0.0
         self._wait()
 
-    def turn(self) -> float:
-        """Let it work once, all others waiting; return the seconds."""
+    def turn(self) -> dict[str, float]:
+        """Let it work once, all others waiting; return the seconds by clock."""
         assert self._process.stdin is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
-        seconds = self._hear()["seconds"]
+        seconds = self._hear()
         self._wait()
         return seconds
 
@@ -124,9 +129,9 @@ class Worker:
         return heard
 
 
-def take_turns(workers: Mapping[str, Worker], rounds: int) -> dict[str, list[float]]:
-    """Let all work in every round, in turn forwards and backwards; return seconds by name."""
-    seconds: dict[str, list[float]] = {name: [] for name in workers}
+def take_turns(workers: Mapping[str, Worker], rounds: int) -> dict[str, list[dict[str, float]]]:
+    """Let all work in every round, in turn forwards and backwards; return their turns by name."""
+    seconds: dict[str, list[dict[str, float]]] = {name: [] for name in workers}
     for number in range(rounds):
         for name in reversed(workers) if number % 2 else workers:
             seconds[name].append(workers[name].turn())

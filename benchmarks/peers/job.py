@@ -35,6 +35,7 @@ class Job:
     Attributes:
         variant: which of a side's ways of training, where it has several.
         channels_last: whether images and weights are laid out so.
+        reduced: whether the teacher computes in bfloat16 (autocast).
         folder: for what a side writes.
         images: uint8 ``[samples, 3, 32, 32]``.
         labels: int64 ``[samples]``.
@@ -42,11 +43,20 @@ class Job:
 
     variant: str
     channels_last: bool
+    reduced: bool
     folder: Path
     images: Tensor
     labels: Tensor
 
     def networks(self) -> tuple[nn.Module, nn.Module]:
+        """Return student and teacher, in the layout and precision asked for."""
+        student, teacher = self.plain_networks()
+        if self.channels_last:
+            for network in (student, teacher):
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return student, Reduced(teacher) if self.reduced else teacher
+
+    def plain_networks(self) -> tuple[nn.Module, nn.Module]:
         """Return student and teacher, the same in every process."""
         from limbeck.models import build_model
 
@@ -54,9 +64,6 @@ class Job:
         form: dict[str, Any] = {"num_classes": CLASSES, "input_shape": (3, 32, 32)}
         student = build_model("resnet8", shortcut="conv", **form)
         teacher = build_model("resnet56", shortcut="conv", **form).eval()
-        if self.channels_last:
-            for network in (student, teacher):
-                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return student, teacher
 
     def collate(self, samples: list[Any]) -> Any:
@@ -66,6 +73,19 @@ class Job:
             first = batch[0].contiguous(memory_format=torch.channels_last)
             batch = [first, *batch[1:]]
         return batch
+
+
+class Reduced(nn.Module):
+    """A teacher in bfloat16, as one gives it to a library that has no setting for that."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            logits: Tensor = self.network(inputs)
+        return logits.float()
 
 
 class Pictures(Dataset[Any]):
@@ -92,11 +112,13 @@ def work(train: Callable[[Turns, Job], None]) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--variant", default="")
     parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--reduced", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     turns = Turns()
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(IMAGES) % CLASSES
     with tempfile.TemporaryDirectory() as folder:
-        labels = torch.arange(IMAGES) % CLASSES
-        train(turns, Job(options.variant, options.channels_last, Path(folder), images, labels))
+        told = (options.variant, options.channels_last, options.reduced, Path(folder))
+        train(turns, Job(*told, images, labels))

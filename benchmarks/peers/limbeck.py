@@ -18,23 +18,28 @@ from benchmarks.turns import Turns
 
 
 def train(turns: Turns, job: Job) -> None:
-    """Train; the layout is a setting of the run's."""
-    x, y = job.images, job.labels
-    student, teacher = job.networks()
+    """Train; layout and precision are settings."""
+    student, teacher = job.plain_networks()
+    settings: dict[str, Any] = {"channels_last": True} if job.channels_last else {}
+    if job.reduced:
+        from limbeck.teachers import LiveTeacher
+
+        precise: Any = {"precision": "bfloat16", "channels_last": job.channels_last}
+        teacher = LiveTeacher(teacher, **precise)  # type: ignore[assignment]
     cached = job.variant == "cached"
     pace(turns, skip=VIEWS if cached else 0)
-    (with_cache if cached else live)(job, student, teacher, (x, y), job.channels_last)
+    (with_cache if cached else live)(job, student, teacher, (job.images, job.labels), settings)
 
 
-def live(job: Job, student: Any, teacher: Any, train_set: Any, channels_last: bool) -> None:
+def live(job: Job, student: Any, teacher: Any, images: Any, settings: dict[str, Any]) -> None:
     # what a user writes
     import limbeck as lb
     from limbeck.data import Normalize, bundle_from
 
     data = bundle_from(
-        train_set,
-        validation=train_set,
-        test=train_set,
+        images,
+        validation=images,
+        test=images,
         num_classes=CLASSES,
         normalization=Normalize(MEAN, STD),
         augment=[{"crop": {"padding": 4}}, "flip"],
@@ -46,23 +51,23 @@ def live(job: Job, student: Any, teacher: Any, train_set: Any, channels_last: bo
         method="kd",
         epochs=FOREVER,
         batch_size=BATCH,
-        train={"schedule": {"name": "constant"}, "channels_last": channels_last},
+        train={"schedule": {"name": "constant"}, **settings},
         output=job.folder / "run",
         quiet=True,
     )
     # to here
 
 
-def with_cache(job: Job, student: Any, teacher: Any, train_set: Any, channels_last: bool) -> None:
+def with_cache(job: Job, student: Any, teacher: Any, images: Any, settings: dict[str, Any]) -> None:
     # what a user writes
     import limbeck as lb
     from limbeck.data import Normalize, bundle_from
     from limbeck.teachers import CachedTeacher
 
     data = bundle_from(
-        train_set,
-        validation=train_set,
-        test=train_set,
+        images,
+        validation=images,
+        test=images,
         num_classes=CLASSES,
         normalization=Normalize(MEAN, STD),
         augment=[{"crop": {"padding": 4}}, "flip"],
@@ -74,11 +79,7 @@ def with_cache(job: Job, student: Any, teacher: Any, train_set: Any, channels_la
         method="kd",
         epochs=FOREVER,
         batch_size=BATCH,
-        train={
-            "schedule": {"name": "constant"},
-            "channels_last": channels_last,
-            "views": VIEWS,
-        },
+        train={"schedule": {"name": "constant"}, "views": VIEWS, **settings},
         output=job.folder / "run",
         quiet=True,
     )

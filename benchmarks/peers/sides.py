@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -29,6 +29,9 @@ class Side:
         ours: whether it is Limbeck.
         keeps: whether the teacher is not asked again in every epoch.
         region: which of the script's user regions, in order, is this side's.
+        channels_last: whether images and weights are laid out so.
+        reduced: whether the teacher computes in bfloat16.
+        more: lines that these settings take beside the region's.
     """
 
     name: str
@@ -39,6 +42,9 @@ class Side:
     ours: bool = False
     keeps: bool = False
     region: int = 0
+    channels_last: bool = False
+    reduced: bool = False
+    more: int = 0
 
     @property
     def lines(self) -> int:
@@ -46,9 +52,9 @@ class Side:
         text = (HERE / f"{self.script}.py").read_text()
         body = text.split(BEGIN)[1 + self.region].split(END)[0]
         lines = [line.strip() for line in body.splitlines()]
-        return sum(bool(line) and not line.startswith(("#", '"""')) for line in lines)
+        return self.more + sum(bool(line) and not line.startswith(("#", '"""')) for line in lines)
 
-    def start(self, folder: Path | None, channels_last: bool, log: Path) -> Worker:
+    def start(self, folder: Path | None, log: Path) -> Worker:
         """Start its process.
 
         Raises:
@@ -60,8 +66,14 @@ class Side:
             raise Absent(f"{self.needs} is not there: {self.get}")
         command = ["-m", f"benchmarks.peers.{self.script}", "--variant", self.variant]
         path = ":".join([*places, str(SHIM)] if self.needs else [str(SHIM)])
-        options = ["--channels-last"] * channels_last
+        options = ["--channels-last"] * self.channels_last + ["--reduced"] * self.reduced
         return Worker([*command, *options], {**ONE_THREAD, "PYTHONPATH": path}, log)
+
+
+def alike() -> list[Side]:
+    """Return all sides in Limbeck's fastest layout and precision."""
+    plain = [side for side in SIDES if not (side.channels_last or side.reduced)]
+    return [replace(side, channels_last=True, reduced=True) for side in plain]
 
 
 def places_of(folder: Path) -> list[str]:
@@ -79,7 +91,26 @@ def _clone(name: str) -> str:
 
 SIDES: Sequence[Side] = (
     Side("Limbeck, live teacher", "limbeck", ours=True),
+    Side("Limbeck, live, channels-last", "limbeck", ours=True, channels_last=True, more=1),
+    Side(
+        "Limbeck, live, channels-last, teacher in bfloat16",
+        "limbeck",
+        ours=True,
+        channels_last=True,
+        reduced=True,
+        more=3,
+    ),
     Side("Limbeck, cached teacher", "limbeck", "cached", ours=True, keeps=True, region=1),
+    Side(
+        "Limbeck, cached, channels-last",
+        "limbeck",
+        "cached",
+        ours=True,
+        keeps=True,
+        region=1,
+        channels_last=True,
+        more=1,
+    ),
     Side("plain torch", "plain", needs="torchvision", get="pip install torchvision"),
     Side("torchdistill", "torchdistill", needs="torchdistill", get=_pip("torchdistill")),
     Side(

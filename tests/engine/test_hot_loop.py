@@ -1,7 +1,8 @@
 """The inside of an epoch: nothing per sample in Python, no number read from a device."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,9 @@ class Reads(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def epoch_of(folder: Path, batch: int, cached: bool = False) -> Callable[[], None]:
-    """Return an epoch of ``STEPS`` steps, warm: what is set up once is set up."""
+@contextmanager
+def epoch_of(folder: Path, batch: int, cached: bool = False) -> Iterator[Callable[[], None]]:
+    """Give an epoch of ``STEPS`` steps, warm: what is set up once is set up."""
     images = torch.randint(0, 256, (STEPS * batch, 1, 8, 8), dtype=torch.uint8)
     labels = torch.arange(len(images)) % 10
     few = (images[:20], labels[:20])
@@ -75,8 +77,11 @@ def epoch_of(folder: Path, batch: int, cached: bool = False) -> Callable[[], Non
         run.position.epoch += 1
         run.position.step_in_epoch = 0
 
-    epoch()
-    return epoch
+    try:
+        epoch()
+        yield epoch
+    finally:
+        run.close()
 
 
 def python_calls(work: Callable[[], None]) -> int:
@@ -99,20 +104,20 @@ def python_calls(work: Callable[[], None]) -> int:
 def test_python_does_as_much_for_a_large_batch_as_for_a_small_one(
     tmp_path: Path, cached: bool
 ) -> None:
-    small = python_calls(epoch_of(tmp_path / "small", 8, cached))
-    large = python_calls(epoch_of(tmp_path / "large", 128, cached))
-    assert abs(large - small) < 2 * STEPS, "a call more a sample would be hundreds a step"
+    counts = []
+    for batch in (8, 128):
+        with epoch_of(tmp_path / str(batch), batch, cached) as epoch:
+            counts.append(python_calls(epoch))
+    assert abs(counts[1] - counts[0]) < 2 * STEPS, "a call more a sample would be hundreds a step"
 
 
 def test_on_a_gpu_no_step_between_two_lines_of_the_log_would_wait_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    epoch = epoch_of(tmp_path, 16)
-    with Reads() as reads:
+    with epoch_of(tmp_path / "cpu", 16) as epoch, Reads() as reads:
         epoch()
     assert reads.count == STEPS  # on a CPU each loss is looked at: it costs nothing there
-    epoch = epoch_of(tmp_path / "other", 16)
     monkeypatch.setattr(Distiller, "_refuse_useless", lambda *_: None)  # a GPU's: see its docstring
-    with Reads() as reads:
+    with epoch_of(tmp_path / "gpu", 16) as epoch, Reads() as reads:
         epoch()
     assert reads.count == 0
