@@ -131,6 +131,17 @@ def arguments(description: str, *, pairs: int = 30, unit: str = "pairs") -> argp
     return parser
 
 
+def add_clock(parser: argparse.ArgumentParser) -> None:
+    """Add the choice of the clock, for sides of one thread."""
+    parser.add_argument(
+        "--clock",
+        choices=("wall", "cpu"),
+        default="wall",
+        help="the wall's clock, or the processor's time for the process, of a machine with other "
+        "work (default wall)",
+    )
+
+
 def begin(options: argparse.Namespace) -> None:
     """Print the machine and its load; leave if it is busy."""
     share = load()

@@ -22,7 +22,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.cached import VIEWS, Pair, pairs, plan_of
-from benchmarks.harness import arguments, begin, load, save
+from benchmarks.harness import add_clock, arguments, begin, load, save
 from benchmarks.loop import begun, epochs_of
 from limbeck.data.augment import Augment
 from limbeck.engine.distiller import Distiller
@@ -136,7 +136,13 @@ class Profile:
 
 
 def profile(
-    clock: Clock, name: str, pair: Pair, teacher: Teacher | None, epochs: int, **train: Any
+    clock: Clock,
+    name: str,
+    pair: Pair,
+    teacher: Teacher | None,
+    epochs: int,
+    by: str = "wall",
+    **train: Any,
 ) -> Profile:
     """Train some epochs after as many as there are views, and return where their time went."""
     run = begun(plan_of(pair, "plain" if teacher is None else "kd", teacher, **train))
@@ -152,12 +158,13 @@ def profile(
     clock.switch()
     steps, wall, cpu = run.position.step - before, clock.spent.wall, clock.spent.cpu
     run.close()
-    total = sum(wall.values())
+    spent = cpu if by == "cpu" else wall
+    total = sum(spent.values())
     return Profile(
         name,
         steps,
         1000 * total / steps,
-        {part: wall[part] / total for part in PARTS if wall[part]},
+        {part: spent[part] / total for part in PARTS if spent[part]},
         {part: min(1.0, cpu[part] / wall[part]) for part in PARTS if wall[part]},
         waits,
     )
@@ -211,6 +218,7 @@ def main() -> None:
     """Measure and print."""
     parser = arguments(__doc__ or "", pairs=5, unit="epochs")
     parser.add_argument("--channels-last", action="store_true", help="in that layout")
+    add_clock(parser)
     parser.add_argument("--operators", action="store_true", help="also torch's own profile")
     parser.add_argument("--markdown", type=Path, help="also write the table to this file")
     options = parser.parse_args()
@@ -232,7 +240,8 @@ def main() -> None:
             }
             for kind, teacher in teachers.items():
                 name = f"{pair.name}: {kind}"
-                profiles.append(profile(clock, name, pair, teacher, options.pairs, **layout))
+                told = (clock, name, pair, teacher, options.pairs, options.clock)
+                profiles.append(profile(*told, **layout))
             if options.operators:
                 print(operators(pair, LiveTeacher(pair.network(pair.teacher), **layout)))
     table = as_markdown(profiles)

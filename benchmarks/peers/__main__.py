@@ -21,11 +21,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Ratio, arguments, begin, load, ratio_of, save
+from benchmarks.harness import Ratio, add_clock, arguments, begin, load, ratio_of, save
 from benchmarks.peers.sides import SIDES, Side, alike
 from benchmarks.turns import Absent, Worker, take_turns
 
-IMAGES = 512  # a turn: one epoch of these
 TABLES = {"as each comes": SIDES, "channels-last and bfloat16 teacher for all": alike()}
 LIVE, CACHED = 1.3, 2.5  # promised, over the best peer
 
@@ -58,7 +57,8 @@ def measure(name: str, options: argparse.Namespace) -> Table:
         try:
             for number, side in enumerate(wanted):
                 try:
-                    workers[side.name] = side.start(options.peers, Path(logs) / f"{number}.txt")
+                    log = Path(logs) / f"{number}.txt"
+                    workers[side.name] = side.start(options.peers, log, options.images)
                 except Absent as reason:
                     print(f"left out: {side.name}: {reason}", flush=True)
             take_turns(workers, 1)  # warms up
@@ -69,7 +69,13 @@ def measure(name: str, options: argparse.Namespace) -> Table:
                 worker.close()
     seconds = {side: [turn[options.clock] for turn in took] for side, took in turns.items()}
     rows = [
-        Row(side, IMAGES / statistics.median(t), memory[side], sides[side].lines, turns[side])
+        Row(
+            side,
+            options.images / statistics.median(t),
+            memory[side],
+            sides[side].lines,
+            turns[side],
+        )
         for side, t in seconds.items()
     ]
     return Table(rows, compared(name, sides, seconds))
@@ -128,14 +134,9 @@ def read() -> argparse.Namespace:
         help="folder with the peers (default: $LIMBECK_PEERS); see benchmarks/README.md",
     )
     parser.add_argument("--only", nargs="+", default=[], help="sides by script: limbeck timm ...")
+    parser.add_argument("--images", type=int, default=512, help="in a turn's epoch (default 512)")
     parser.add_argument("--table", choices=TABLES, help="one table instead of both")
-    parser.add_argument(
-        "--clock",
-        choices=("wall", "cpu"),
-        default="wall",
-        help="the wall's clock, or the processor's time for the process, of a machine with other "
-        "work (default wall)",
-    )
+    add_clock(parser)
     parser.add_argument("--markdown", type=Path, help="also write the tables to this file")
     return parser.parse_args()
 

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset, default_collate
 
 from benchmarks.turns import Turns
 
-IMAGES, BATCH, CLASSES = 512, 128, 100
+BATCH, CLASSES = 128, 100
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 TEMPERATURE, TASK, KNOWLEDGE = 4.0, 0.1, 0.9
 LR, MOMENTUM, DECAY = 0.05, 0.9, 5e-4
@@ -111,14 +111,17 @@ def work(train: Callable[[Turns, Job], None]) -> None:
     """Do the job as a side: read the arguments, set one thread, train."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--variant", default="")
+    parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--reduced", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     turns = Turns()
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    labels = torch.arange(IMAGES) % CLASSES
+    images = torch.randint(
+        0, 256, (options.images, 3, 32, 32), dtype=torch.uint8, generator=generator
+    )
+    labels = torch.arange(options.images) % CLASSES
     with tempfile.TemporaryDirectory() as folder:
         told = (options.variant, options.channels_last, options.reduced, Path(folder))
         train(turns, Job(*told, images, labels))

@@ -54,7 +54,7 @@ class Side:
         lines = [line.strip() for line in body.splitlines()]
         return self.more + sum(bool(line) and not line.startswith(("#", '"""')) for line in lines)
 
-    def start(self, folder: Path | None, log: Path) -> Worker:
+    def start(self, folder: Path | None, log: Path, images: int) -> Worker:
         """Start its process.
 
         Raises:
@@ -66,7 +66,8 @@ class Side:
             raise Absent(f"{self.needs} is not there: {self.get}")
         command = ["-m", f"benchmarks.peers.{self.script}", "--variant", self.variant]
         path = ":".join([*places, str(SHIM)] if self.needs else [str(SHIM)])
-        options = ["--channels-last"] * self.channels_last + ["--reduced"] * self.reduced
+        options = ["--images", str(images)]
+        options += ["--channels-last"] * self.channels_last + ["--reduced"] * self.reduced
         return Worker([*command, *options], {**ONE_THREAD, "PYTHONPATH": path}, log)
 
 
