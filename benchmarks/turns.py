@@ -94,7 +94,11 @@ class Worker:
                 text=True,
             )
         self.memory = 0.0
-        self._wait()
+        try:
+            self._wait()
+        except Absent:
+            self.close()
+            raise
 
     def turn(self) -> dict[str, float]:
         """Let it work once, all others waiting; return the seconds by clock."""

@@ -134,7 +134,7 @@ def read() -> argparse.Namespace:
         help="folder with the peers (default: $LIMBECK_PEERS); see benchmarks/README.md",
     )
     parser.add_argument("--only", nargs="+", default=[], help="sides by script: limbeck timm ...")
-    parser.add_argument("--images", type=int, default=512, help="in a turn's epoch (default 512)")
+    parser.add_argument("--images", type=int, default=384, help="in a turn's epoch (default 384)")
     parser.add_argument("--table", choices=TABLES, help="one table instead of both")
     add_clock(parser)
     parser.add_argument("--markdown", type=Path, help="also write the tables to this file")
