@@ -109,6 +109,8 @@ def as_markdown(table: Table) -> str:
             f"| {row.side} | {row.images_per_second:,.0f} | {row.peak_mib:,.0f} | {row.lines} |"
         )
     ours = list(dict.fromkeys(ratio.other for ratio in table.ratios))
+    if not ours:  # one side alone
+        return "\n".join(lines)
     over = {(ratio.ours, ratio.other): ratio for ratio in table.ratios}
     lines += ["", f"| times as fast as | {' | '.join(ours)} |", "|---" * (1 + len(ours)) + "|"]
     for other in dict.fromkeys(ratio.ours for ratio in table.ratios):
