@@ -20,15 +20,10 @@ import torch
 from torch import nn
 
 from benchmarks.harness import Ratio, arguments, begin, compare, finish
+from benchmarks.loop import begun, epochs_of
 from limbeck.data import DataBundle, TensorSamples, bundle_from, load_data
-from limbeck.engine.distiller import Distiller
-from limbeck.engine.distributed import World
-from limbeck.engine.logbook import Console
-from limbeck.engine.measuring import Judge
 from limbeck.engine.plan import Plan
-from limbeck.engine.run_folder import RunFolder
 from limbeck.engine.settings import Schedule, Train
-from limbeck.engine.setup import assemble
 from limbeck.methods import as_methods
 from limbeck.models import build_model
 from limbeck.teachers import CachedTeacher, LiveTeacher, Teacher
@@ -78,31 +73,22 @@ def pairs() -> list[Pair]:
     ]
 
 
-def epoch(pair: Pair, method: str, teacher: Teacher | None) -> Callable[[], object]:
-    """Return an epoch of the Distiller, without its evaluation."""
-    plan = Plan(
+def plan_of(pair: Pair, method: str, teacher: Teacher | None, **train: Any) -> Plan:
+    """Return the plan of a run without an end, over as many views as are cycled here."""
+    settings = {"views": VIEWS, "batch_size": pair.batch, **train}
+    return Plan(
         name="epoch",
         data=pair.data,
         make_student=lambda: pair.network(pair.student),
         methods=as_methods(method),
         teachers={} if teacher is None else {"teacher": teacher},
-        train=Train(
-            epochs=10_000, batch_size=pair.batch, views=VIEWS, schedule=Schedule(name="constant")
-        ),
+        train=Train(epochs=10_000, schedule=Schedule(name="constant"), **settings),
     )
-    world = World()
-    parts = assemble(plan, world)
-    folder = RunFolder(Path(tempfile.mkdtemp()))
-    folder.create({}, "epoch")
-    run = Distiller(plan, folder, world, Console(1, quiet=True), parts, Judge(plan, parts, world))
-    run.enter_stage()
 
-    def once() -> None:
-        run._train_epoch()
-        run.position.epoch += 1
-        run.position.step_in_epoch = 0
 
-    return once
+def epoch(pair: Pair, method: str, teacher: Teacher | None) -> Callable[[], object]:
+    """Return an epoch of the Distiller, without its evaluation."""
+    return epochs_of(begun(plan_of(pair, method, teacher)))
 
 
 def whole(pair: Pair, kind: str) -> Callable[[], object]:

@@ -10,10 +10,8 @@ python -m benchmarks.epoch --root FOLDER_WITH_FASHION_MNIST
 from __future__ import annotations
 
 import random
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -21,16 +19,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.harness import arguments, begin, compare, finish
+from benchmarks.loop import begun, epochs_of
 from limbeck.data import load_data
 from limbeck.data.bundle import DataBundle
-from limbeck.engine.distiller import Distiller
-from limbeck.engine.distributed import World
-from limbeck.engine.logbook import Console
-from limbeck.engine.measuring import Judge
 from limbeck.engine.plan import Plan
-from limbeck.engine.run_folder import RunFolder
 from limbeck.engine.settings import Schedule, Train
-from limbeck.engine.setup import assemble
 from limbeck.methods import as_methods
 from limbeck.models import build_model
 
@@ -86,19 +79,7 @@ def ours(data: DataBundle) -> Callable[[], object]:
         methods=as_methods("plain"),
         train=Train(epochs=10_000, batch_size=BATCH, schedule=Schedule(name="constant")),
     )
-    world = World()
-    parts = assemble(plan, world)
-    folder = RunFolder(Path(tempfile.mkdtemp()))
-    folder.create({}, "epoch")
-    run = Distiller(plan, folder, world, Console(1, quiet=True), parts, Judge(plan, parts, world))
-    run.enter_stage()
-
-    def epoch() -> None:
-        run._train_epoch()
-        run.position.epoch += 1
-        run.position.step_in_epoch = 0
-
-    return epoch
+    return epochs_of(begun(plan))
 
 
 def main() -> None:

@@ -78,18 +78,26 @@ def compare(
             first = timed(ours[1])
             second = timed(other[1])
         times.append((first, second))
-    ratios = [a / b for a, b in times]
+    ours_seconds, other_seconds = ([pair[side] for pair in times] for side in (0, 1))
+    return ratio_of(name, (ours[0], ours_seconds), (other[0], other_seconds), bar=bar)
+
+
+def ratio_of(
+    name: str, ours: tuple[str, list[float]], other: tuple[str, list[float]], *, bar: str = ""
+) -> Ratio:
+    """Return the ratio of ours to the other from the seconds of both in the same rounds."""
+    ratios = [a / b for a, b in zip(ours[1], other[1], strict=True)]
     low, high = bootstrap(ratios)
     return Ratio(
         name,
         ours[0],
         other[0],
-        pairs,
+        len(ratios),
         statistics.median(ratios),
         low,
         high,
-        1000 * statistics.median(a for a, _ in times),
-        1000 * statistics.median(b for _, b in times),
+        1000 * statistics.median(ours[1]),
+        1000 * statistics.median(other[1]),
         bar,
     )
 
@@ -108,15 +116,30 @@ def bootstrap(values: list[float], draws: int = 2000) -> tuple[float, float]:
     return medians[int(0.025 * draws)], medians[int(0.975 * draws) - 1]
 
 
-def arguments(description: str) -> argparse.ArgumentParser:
+def arguments(description: str, *, pairs: int = 30, unit: str = "pairs") -> argparse.ArgumentParser:
     """Return a parser with the options that all benchmarks share."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--pairs", type=int, default=30, help="pairs of runs (default 30)")
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        f"--{unit}", dest="pairs", type=int, default=pairs, help=f"{unit} of runs (default {pairs})"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument(
         "--despite-load", action="store_true", help="measure on a busy machine, and say so"
     )
     return parser
+
+
+def add_clock(parser: argparse.ArgumentParser) -> None:
+    """Add the choice of the clock, for sides of one thread."""
+    parser.add_argument(
+        "--clock",
+        choices=("wall", "cpu"),
+        default="wall",
+        help="the wall's clock, or the processor's time for the process, of a machine with other "
+        "work (default wall)",
+    )
 
 
 def begin(options: argparse.Namespace) -> None:
@@ -137,5 +160,10 @@ def finish(results: list[Ratio], options: argparse.Namespace) -> None:
             f"{r.ours_ms:.2f} ms against {r.other_ms:.2f} ms{bar}"
         )
     print(f"load at the end {load():.0%}")
+    save([asdict(r) for r in results], options)
+
+
+def save(figures: object, options: argparse.Namespace) -> None:
+    """Write figures where ``--json`` says, if it does."""
     if options.json:
-        options.json.write_text(json.dumps([asdict(r) for r in results], indent=2) + "\n")
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")

@@ -8,9 +8,7 @@ python -m benchmarks.step
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,16 +17,11 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.harness import Ratio, arguments, begin, compare, finish
+from benchmarks.loop import begun
 from limbeck.data import TensorSamples, bundle_from
 from limbeck.data.batch import Batch
-from limbeck.engine.distiller import Distiller
-from limbeck.engine.distributed import World
-from limbeck.engine.logbook import Console
-from limbeck.engine.measuring import Judge
 from limbeck.engine.plan import Plan
-from limbeck.engine.run_folder import RunFolder
 from limbeck.engine.settings import Optimizer, Schedule, Train
-from limbeck.engine.setup import assemble
 from limbeck.methods import as_methods
 from limbeck.models import build_model
 from limbeck.taps import TappedModel
@@ -60,12 +53,7 @@ def distiller_of(
             schedule=Schedule(name="constant"),
         ),
     )
-    world = World()
-    parts = assemble(plan, world)
-    folder = RunFolder(Path(tempfile.mkdtemp()))
-    folder.create({}, "step")
-    run = Distiller(plan, folder, world, Console(1, quiet=True), parts, Judge(plan, parts, world))
-    run.enter_stage()
+    run = begun(plan)
     run.parts.module.train()
     batch = Batch(images[:batch_size], labels[:batch_size], torch.arange(batch_size))
 

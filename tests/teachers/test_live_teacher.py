@@ -11,6 +11,7 @@ from torch import nn
 from limbeck.data import Batch, Normalize, bundle_from
 from limbeck.errors import TapError, TeacherError
 from limbeck.teachers import LiveTeacher
+from limbeck.teachers.visits import Visits
 from limbeck.testing.check_teacher import check_teacher
 
 
@@ -39,6 +40,19 @@ def test_says_what_the_network_in_eval_mode_says(data):
     assert torch.equal(outputs.features["act"], twin.act(twin.norm(twin.conv(batch.inputs))))
     assert list(teacher.ask(batch, taps=["conv"]).features) == ["conv"]
     assert list(teacher.ask(batch).features) == ["act"]
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_takes_over_the_memory_format_of_the_run(data, wanted):
+    second = nn.Conv2d(4, 3, 2)  # of one channel, both formats would be the same
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), second, nn.Flatten(), nn.LazyLinear(10))
+    net(batch_of(data).inputs)
+    teacher = LiveTeacher(net)
+    teacher.foresee(Visits(channels_last=wanted))
+    teacher.bind(data, CPU)
+    assert second.weight.is_contiguous(memory_format=torch.channels_last) == wanted
+    teacher.close()
+    assert second.weight.is_contiguous()
 
 
 def test_gives_the_module_back_as_it_was(data):

@@ -24,7 +24,7 @@ from limbeck.teachers.virtual import VirtualTeacher
 if TYPE_CHECKING:
     from limbeck.engine.setup import Assembly
 
-EVAL_BATCH = 512
+EVAL_BATCH = 128  # a larger one would need more memory than training does
 
 
 @dataclass(frozen=True)

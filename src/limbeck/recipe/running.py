@@ -14,6 +14,7 @@ from limbeck.data.bundle import DataBundle
 from limbeck.data.loader import eval_batches
 from limbeck.engine.distributed import joined_world
 from limbeck.engine.evaluate import collect, score
+from limbeck.engine.measuring import EVAL_BATCH
 from limbeck.engine.run_folder import RunFolder
 from limbeck.engine.running import Outcome, run_plan
 from limbeck.errors import CheckpointError, LimbeckError, RecipeError, unknown
@@ -33,7 +34,6 @@ from limbeck.taps.outputs import as_outputs
 
 SPLITS = ("train", "validation", "test")
 _FREE_TO_DIFFER = ("output", "trackers", "checkpoints")
-_EVAL_BATCH = 512
 
 
 def default_output(recipe: Recipe) -> Path:
@@ -206,7 +206,7 @@ def evaluate_run(
     def ask(batch: Batch) -> Tensor:
         return as_outputs(call_model(student, batch.inputs)).logits
 
-    batches = eval_batches(data.splits[split], _EVAL_BATCH, data.augment_eval)
+    batches = eval_batches(data.splits[split], EVAL_BATCH, data.augment_eval)
     answers = collect(ask, batches, torch.device("cpu"), modules=[student])
     logits = answers.logits[0]
     same_data = split == "test" and not overrides

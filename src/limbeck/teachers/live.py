@@ -26,6 +26,7 @@ from limbeck.teachers.statistics import InputStatistics
 
 if TYPE_CHECKING:
     from limbeck.data.bundle import DataBundle
+    from limbeck.teachers.visits import Visits
 
 LOOKED_AT = 16  # samples that tell whether inputs lie in [0, 1]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -56,7 +57,8 @@ class LiveTeacher(Teacher):
         compile: whether to compile it; questions with gradients run uncompiled.
         precision: "float32" (the module's own types, whatever autocast is around), or "bfloat16"
             or "float16" by autocast; logits and detached features are float32 then.
-        channels_last: memory format of images and weights.
+        channels_last: whether images and weights have that memory format; so too where the run's
+            ``train.channels_last`` says it.
 
     Raises:
         TeacherError: an unknown precision; on ``bind``, a network that cannot read the data or has
@@ -113,6 +115,10 @@ class LiveTeacher(Teacher):
     def forward(self) -> Callable[[Any, Any], Any] | None:
         """What the network is run by, where that was given."""
         return self._forward
+
+    def foresee(self, visits: Visits) -> None:
+        """Take over the run's memory format: its batches come in it."""
+        self._channels_last = self._channels_last or visits.channels_last
 
     def bind(self, data: DataBundle | None, device: torch.device) -> None:
         """Freeze the network, move it to the device, and try it on two samples."""
