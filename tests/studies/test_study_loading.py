@@ -49,7 +49,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
         "claims.kd-helps.direction: unknown choice 'beter': did you mean 'better'?",
     ),
     ({"compare": []}, "claims.kd-helps: no entry of compare or relate decides it"),
-    ({"arms__teacher": {}}, "arms.teacher: stands for an arm's own teacher; name the arm otherwise"),
+    ({"arms__teacher": {}}, "arms.teacher: stands for an arm's own teacher; name the arm"),
     (
         {"compare": [{"claim": "kd-helps", "arm": "kd", "baseline": "teachr"}]},
         "compare.0.baseline: unknown arm 'teachr': did you mean 'teacher'?",
