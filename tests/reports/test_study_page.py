@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "studies"))
-from tiny_study import pretend_all, tiny
+from tiny_study import TEACHER, pretend_all, tiny
 
 from limbeck.reports.study import render_study, write_study
 from limbeck.reports.study_tables import (
@@ -203,3 +203,28 @@ def test_studies_without_relations_have_none(results: StudyResults) -> None:
     assert relations_table(results) is None
     assert teachers_table(results) is None
     assert "Table of teachers" not in render_study(results)
+
+
+def test_an_arm_that_no_axis_changes_stands_once(tmp_path: Path) -> None:
+    """The learning rate of one axis reaches both arms, the teacher of the other only kd."""
+    axes = {
+        "rate": {"low": {}, "high": {"train.optimizer.momentum": 0.8}},
+        "teacher": {"short": {}, "long": {"teacher.train.train.epochs": 3}},
+    }
+    arms = {
+        "plain": {"reference": True, "set": {"teacher": None}},
+        "kd": {"set": {"method": "kd"}},
+    }
+    results = _results(
+        StudyFolder(tmp_path), axes=axes, arms=arms, recipe__teacher={"train": TEACHER}, scales={}
+    )
+    labels = [row.cells[0].text for row in arms_table(results).rows]
+    assert labels == [
+        "plain @ low",
+        "kd @ low, short",
+        "kd @ low, long",
+        "plain @ high",
+        "kd @ high, short",
+        "kd @ high, long",
+    ]
+    assert len(results.arms) == 8

@@ -87,7 +87,7 @@ def study(
         console = Console(highlight=False)
         if results.judged:
             console.print(claims_table(results, in_words=False).to_rich(console.width))
-        if (relations := relations_table(results)) is not None:
+        if (relations := relations_table(results, in_words=False)) is not None:
             console.print(relations.to_rich(console.width))
         console.print(arms_table(results).to_rich(console.width))
         tell(f"page: {page}")

@@ -10,6 +10,7 @@ from limbeck.reports.evidence import Arm, Evidence
 from limbeck.reports.formats import metric_of, show, show_difference
 from limbeck.reports.plots import Plot
 from limbeck.reports.reading import read_run
+from limbeck.reports.study_tables import distinct_arms
 from limbeck.studies.relations import Taught
 from limbeck.studies.results import Judged, StudyResults
 
@@ -23,14 +24,14 @@ def study_evidence(results: StudyResults) -> Evidence:
     """
     arms: list[Arm] = []
     plain, coloured = 0, 0
-    for one in results.arms:
+    for label, one in distinct_arms(results):
         if one.planned.arm.reference:
             index, plain = plain * plots.NUM_COLOURS, plain + 1
         else:
             coloured += 1
             index = coloured + coloured // plots.NUM_COLOURS
         runs = tuple(read_run(one.folders[seed]) for seed in sorted(one.folders))
-        arms.append(Arm(one.label, index, runs))
+        arms.append(Arm(label, index, runs))
     return Evidence(
         records=tuple(run for arm in arms for run in arm.runs),
         arms=tuple(arm for arm in arms if arm.runs),

@@ -39,22 +39,27 @@ def claims_table(results: StudyResults, *, in_words: bool = True) -> Table:
     return Table(columns, rows, "Claims: mean difference ± half of the 95 % t-interval", NOTES)
 
 
-def relations_table(results: StudyResults) -> Table | None:
-    """Return one row for every relation between teachers and students; None without any."""
+def relations_table(results: StudyResults, *, in_words: bool = True) -> Table | None:
+    """Return one row for every relation between teachers and students; None without any.
+
+    Args:
+        results: the study.
+        in_words: whether a claim is what it says; else its name, which is shorter.
+    """
     if not results.related:
         return None
     columns = (
         Column("claim", "Claim", numeric=False),
         Column("verdict", "Verdict", numeric=False),
-        Column("statistic", "Statistic", numeric=False),
+        Column("statistic", "Statistic", numeric=False, rank=2),
         Column("arm", "Students", numeric=False, rank=3),
         Column("teachers", "Teachers", rank=4),
         Column("value", "Value"),
         Column("interval", "95 % interval", numeric=False),
-        Column("smallest_effect", "Matters from", rank=2),
+        Column("smallest_effect", "Matters from", rank=3),
         Column("p_holm", "p (Holm)", rank=1),
     )
-    rows = tuple(_relation_row(one) for one in results.related)
+    rows = tuple(_relation_row(one, in_words) for one in results.related)
     caption = "Teachers: what goes with how their students do, a point for each teacher"
     return Table(columns, rows, caption, RELATION_NOTES)
 
@@ -66,11 +71,11 @@ RELATION_NOTES = (
 )
 
 
-def _relation_row(one: Related) -> Row:
+def _relation_row(one: Related, in_words: bool) -> Row:
     found, relate = one.association.found, one.relate
     return Row(
         (
-            Cell(one.claim.says),
+            Cell(one.claim.says if in_words else relate.claim),
             Cell(one.verdict),
             Cell(_statistic(one)),
             Cell(relate.arm),
@@ -180,17 +185,36 @@ def arms_table(results: StudyResults) -> Table:
         Column("steps", "Steps", rank=3),
         Column("seconds", "Seconds", rank=4),
     )
-    rows = tuple(_arm_row(arm, main, beside) for arm in results.arms)
+    rows = tuple(_arm_row(label, arm, main, beside) for label, arm in distinct_arms(results))
     caption = "Arms: mean over seeds on the test set ± half of the 95 % t-interval"
     return Table(columns, rows, caption, _arm_notes(results))
 
 
-def _arm_row(arm: ArmResults, main: Metric, beside: list[Metric]) -> Row:
+def distinct_arms(results: StudyResults) -> list[tuple[str, ArmResults]]:
+    """Return (label, arm) of what differs: an arm that no axis changes stands once for all places.
+
+    Such an arm (no teacher, on an axis of teachers) is run once and read at every place.
+    """
+    found: dict[tuple[str, str], list[ArmResults]] = {}
+    for arm in results.arms:
+        trials = ",".join(trial.run(0).digest for trial in arm.planned.trials)
+        found.setdefault((arm.planned.name, trials), []).append(arm)
+    return [(_shared_label(arms), arms[0]) for arms in found.values()]
+
+
+def _shared_label(arms: list[ArmResults]) -> str:
+    """Return the arm's name and what its places in the grid have in common."""
+    first, *others = (arm.planned.cell for arm in arms)
+    common = [o for axis, o in first.items() if all(cell[axis] == o for cell in others)]
+    return arms[0].planned.name + (f" @ {', '.join(common)}" if common else "")
+
+
+def _arm_row(label: str, arm: ArmResults, main: Metric, beside: list[Metric]) -> Row:
     teacher = arm.teacher(main.key)
     steps, seconds = arm.middle("steps"), arm.middle("seconds")
     setting = "none: every trial failed" if arm.failed and not arm.chosen else "–"
     cells = (
-        Cell(arm.label),
+        Cell(label),
         Cell(str(len(arm.summaries)), len(arm.summaries)),
         estimate_cell(main, arm.estimate(main.key)),
         Cell("" if teacher is None else show(main, teacher), teacher),
@@ -236,13 +260,13 @@ def trials_table(results: StudyResults) -> Table | None:
     rows = [
         Row(
             (
-                Cell(arm.label),
+                Cell(label),
                 Cell(one.trial.label),
                 Cell(show(metric, one.mean) if one.counts else "–", _finite(one.mean)),
                 Cell("chosen" if one.trial is arm.chosen else one.reason),
             )
         )
-        for arm in results.arms
+        for label, arm in distinct_arms(results)
         for one in arm.trials
     ]
     return Table(columns, tuple(rows), "Trials: mean over the tuning seeds")
