@@ -45,6 +45,11 @@ def test_without_spread_there_is_no_correlation() -> None:
     assert math.isnan(float(partial_correlation(same)))  # nothing of x is left beside z
 
 
+def test_the_unit_does_not_matter() -> None:
+    tiny = POINTS[:, :2] * 1e-9
+    assert float(correlation(tiny)) == pytest.approx(float(correlation(POINTS[:, :2])))
+
+
 def test_the_interval_is_of_resampled_teachers() -> None:
     found = associate(POINTS[:, :2].tolist(), correlation).found
     rng, naive = np.random.default_rng(11), []

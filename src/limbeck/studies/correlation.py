@@ -40,12 +40,13 @@ class Association:
 
 def correlation(points: Numbers) -> Numbers:
     """Return Pearson's r of the first two variables, ``[..., teachers, 2]`` to ``[...]``."""
-    x, y = points[..., 0], points[..., 1]
-    x = x - x.mean(-1, keepdims=True)
-    y = y - y.mean(-1, keepdims=True)
-    spread = np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
+    centred = points - points.mean(-2, keepdims=True)
+    x, y = centred[..., 0], centred[..., 1]
     with np.errstate(divide="ignore", invalid="ignore"):
-        r: Numbers = np.where(spread > 1e-12, (x * y).sum(-1) / spread, math.nan)
+        value = (x * y).sum(-1) / np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
+    # of equal numbers, rounding leaves a trace of spread
+    varies = (centred**2).sum(-2) > 1e-24 * (points**2).sum(-2)
+    r: Numbers = np.where(varies.all(-1), value, math.nan)
     return r
 
 
