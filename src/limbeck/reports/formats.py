@@ -62,7 +62,7 @@ _KNOWN = (
     Metric("nll", "NLL", False),
     Metric("brier", "Brier", False),
     Metric("ece", "ECE", False, "percent", "%"),
-    Metric("ace", "ACE", False, "percent", "%"),
+    Metric("ace", "ACE", False),  # over all classes: far below a percent where these are many
     Metric("overconfidence", "Overconfident part of ECE", False, "percent", "%"),
     Metric("confidence", "Mean confidence", None, "percent", "%"),
     Metric("member_accuracy", "Members’ mean accuracy", True, "percent", "%"),
