@@ -11,10 +11,16 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "studies"))
-from tiny_study import pretend_all, tiny
+from tiny_study import TEACHER, pretend_all, tiny
 
 from limbeck.reports.study import render_study, write_study
-from limbeck.reports.study_tables import arms_table, claims_table, study_headline
+from limbeck.reports.study_tables import (
+    arms_table,
+    claims_table,
+    relations_table,
+    study_headline,
+    teachers_table,
+)
 from limbeck.studies.folder import StudyFolder
 from limbeck.studies.loading import load_study
 from limbeck.studies.planning import plan_study
@@ -157,3 +163,68 @@ def test_a_study_without_claims_has_no_section_on_them(tmp_path: Path) -> None:
     page = render_study(results)
     assert 'id="claims"' not in page
     assert study_headline(results) == "2 arms, no claim."
+
+
+def _related(tmp_path: Path) -> StudyResults:
+    from test_relations import RISING
+    from test_relations import _results as related
+
+    return related(StudyFolder(tmp_path), RISING)
+
+
+def test_relations_and_teachers_have_tables(tmp_path: Path) -> None:
+    results = _related(tmp_path)
+    table = relations_table(results)
+    assert table is not None
+    texts = [cell.text for cell in table.rows[0].cells]
+    assert texts[0] == "Calibration tells."
+    assert texts[2:5] == ["r of ECE and accuracy", "kd", "5"]
+    assert texts[7] == "+0.30"
+    teachers = teachers_table(results)
+    assert teachers is not None
+    assert [row.cells[0].text for row in teachers.rows] == [f"kd @ {name}" for name in "abcde"]
+    assert teachers.rows[0].cells[1].text == "50.1"
+
+
+def test_relations_are_on_the_page_and_drawn(tmp_path: Path) -> None:
+    results = _related(tmp_path)
+    page = write_study(results)
+    text = page.read_text()
+    checker = _Checker()
+    checker.feed(text)
+    assert checker.open == []
+    assert 'id="claims"' in text
+    assert "r of ECE and accuracy" in (page.parent / "table.md").read_text()
+    drawn = page.parent / "plots" / "teacher-s-ece-and-students-accuracy-kd.svg"
+    assert "kd @ a" in drawn.read_text()
+
+
+def test_studies_without_relations_have_none(results: StudyResults) -> None:
+    assert relations_table(results) is None
+    assert teachers_table(results) is None
+    assert "Table of teachers" not in render_study(results)
+
+
+def test_an_arm_that_no_axis_changes_stands_once(tmp_path: Path) -> None:
+    """The learning rate of one axis reaches both arms, the teacher of the other only kd."""
+    axes = {
+        "rate": {"low": {}, "high": {"train.optimizer.momentum": 0.8}},
+        "teacher": {"short": {}, "long": {"teacher.train.train.epochs": 3}},
+    }
+    arms = {
+        "plain": {"reference": True, "set": {"teacher": None}},
+        "kd": {"set": {"method": "kd"}},
+    }
+    results = _results(
+        StudyFolder(tmp_path), axes=axes, arms=arms, recipe__teacher={"train": TEACHER}, scales={}
+    )
+    labels = [row.cells[0].text for row in arms_table(results).rows]
+    assert labels == [
+        "plain @ low",
+        "kd @ low, short",
+        "kd @ low, long",
+        "plain @ high",
+        "kd @ high, short",
+        "kd @ high, long",
+    ]
+    assert len(results.arms) == 8

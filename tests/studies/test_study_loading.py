@@ -48,7 +48,46 @@ CASES: list[tuple[dict[str, Any], str]] = [
         {"claims__kd-helps__direction": "beter"},
         "claims.kd-helps.direction: unknown choice 'beter': did you mean 'better'?",
     ),
-    ({"compare": []}, "claims.kd-helps: no entry of compare decides it"),
+    ({"compare": []}, "claims.kd-helps: no entry of compare or relate decides it"),
+    ({"arms__teacher": {}}, "arms.teacher: stands for an arm's own teacher; name the arm"),
+    (
+        {"compare": [{"claim": "kd-helps", "arm": "kd", "baseline": "teachr"}]},
+        "compare.0.baseline: unknown arm 'teachr': did you mean 'teacher'?",
+    ),
+    (
+        {"relate": [{"claim": "kd", "arm": "kd", "property": "ece"}]},
+        "relate.0.claim: unknown claim 'kd': did you mean 'kd-helps'?",
+    ),
+    (
+        {"relate": [{"claim": "kd-helps", "arm": "kdd", "property": "ece"}]},
+        "relate.0.arm: unknown arm 'kdd': did you mean 'kd'?",
+    ),
+    (
+        {"relate": [{"claim": "kd-helps", "arm": "kd", "property": "ecee"}]},
+        "relate.0.property: unknown property 'ecee': did you mean 'ece'?",
+    ),
+    (
+        {"relate": [{"claim": "kd-helps", "arm": "kd", "property": "ece", "given": "aace"}]},
+        "relate.0.given: unknown property 'aace': did you mean 'ace'?",
+    ),
+    (
+        {"relate": [{"claim": "kd-helps", "arm": "kd", "property": "ece", "given": "ece"}]},
+        "relate.0.property: expected another property than 'ece'",
+    ),
+    (
+        {
+            "relate": [
+                {
+                    "claim": "kd-helps",
+                    "arm": "kd",
+                    "property": "ece",
+                    "given": "ace",
+                    "rather_than": "nll",
+                }
+            ]
+        },
+        "relate.0.rather_than: expected either given or rather_than, got both",
+    ),
     (
         {"compare": [{"claim": "kd", "arm": "kd", "baseline": "plain"}]},
         "compare.0.claim: unknown claim 'kd': did you mean 'kd-helps'?",

@@ -76,7 +76,7 @@ def study(
         return
     from limbeck.errors import DataError
     from limbeck.reports.study import write_study
-    from limbeck.reports.study_tables import arms_table, claims_table
+    from limbeck.reports.study_tables import arms_table, claims_table, relations_table
 
     if not results.has_runs:
         raise DataError(f"{results.folder}: no run that counts is finished, so nothing to report")
@@ -87,6 +87,8 @@ def study(
         console = Console(highlight=False)
         if results.judged:
             console.print(claims_table(results, in_words=False).to_rich(console.width))
+        if (relations := relations_table(results, in_words=False)) is not None:
+            console.print(relations.to_rich(console.width))
         console.print(arms_table(results).to_rich(console.width))
         tell(f"page: {page}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from limbeck.data.batch import Batch, has_label
 
 HIGHER_IS_BETTER = {
     "accuracy": True,
+    "member_accuracy": True,
     "top5": True,
     "agreement": True,
     "map": True,
@@ -97,6 +98,25 @@ def score(
     if teacher_logits is not None:
         metrics |= _fidelity(kind, logits, teacher_logits)
     return metrics
+
+
+def among_members(kind: str, members: Sequence[Tensor], targets: Tensor | None) -> dict[str, float]:
+    """Return what an ensemble is made of: its members' mean accuracy, how often two of them differ.
+
+    Args:
+        kind: "classification"; of other tasks nothing is told.
+        members: logits ``[samples, classes]`` of each, at least two.
+        targets: class indices, or None.
+    """
+    if kind != "classification":
+        return {}
+    first = torch.stack([logits.argmax(dim=1) for logits in members])
+    pairs = [(first[i] != first[j]) for i in range(len(first)) for j in range(i)]
+    found = {"disagreement": torch.stack(pairs).double().mean().item()}
+    if targets is not None and bool((known := has_label(targets)).any()):
+        right = first[:, known] == targets[known]
+        found["member_accuracy"] = right.double().mean().item()
+    return found
 
 
 def _classification(logits: Tensor, targets: Tensor) -> dict[str, float]:

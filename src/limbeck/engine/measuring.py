@@ -13,10 +13,18 @@ from torch import Tensor, nn
 from limbeck.data import eval_batches
 from limbeck.engine.asking import StudentVoice, members_of
 from limbeck.engine.distributed import World
-from limbeck.engine.evaluate import HIGHER_IS_BETTER, MAIN_METRIC, Answers, collect, score
+from limbeck.engine.evaluate import (
+    HIGHER_IS_BETTER,
+    MAIN_METRIC,
+    Answers,
+    among_members,
+    collect,
+    score,
+)
 from limbeck.engine.plan import Plan
 from limbeck.errors import RecipeError, unknown
 from limbeck.models import count_flops, count_parameters, measure_latency
+from limbeck.models.cohort import Cohort, CohortMean
 from limbeck.teachers.base import Teacher
 from limbeck.teachers.peers import PeersTeacher
 from limbeck.teachers.virtual import VirtualTeacher
@@ -153,10 +161,15 @@ class Judge:
         for split in ("validation", "test"):
             if not len(self._plan.data.splits[split]):
                 continue
-            answers = self.answers(student, split)
-            logits = answers.logits[0]
-            teacher = self.reference(split)
-            metrics[split] = score(self._plan.data.task, logits, answers.targets, teacher)
+            voices: nn.Module = student
+            if isinstance(student, CohortMean):
+                voices = Cohort(student.members)
+            answers = self.answers(voices, split)
+            logits = torch.stack(answers.logits).mean(dim=0)
+            teacher, task = self.reference(split), self._plan.data.task
+            metrics[split] = score(task, logits, answers.targets, teacher)
+            if len(answers.logits) > 1:
+                metrics[split] |= among_members(task, answers.logits, answers.targets)
             if split == "test":
                 predictions = {"student_logits": logits}
                 if answers.targets is not None:

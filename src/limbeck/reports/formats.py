@@ -63,6 +63,11 @@ _KNOWN = (
     Metric("train_nll", "Training loss", False),
     Metric("brier", "Brier", False),
     Metric("ece", "ECE", False, "percent", "%"),
+    Metric("ace", "ACE", False),  # over all classes: far below a percent where these are many
+    Metric("overconfidence", "Overconfident part of ECE", False, "percent", "%"),
+    Metric("confidence", "Mean confidence", None, "percent", "%"),
+    Metric("member_accuracy", "Members’ mean accuracy", True, "percent", "%"),
+    Metric("disagreement", "Two members differ", None, "percent", "%"),
     Metric("agreement", "Agreement", True, "percent", "%"),
     Metric("kl_to_teacher", "KL to teacher", False),
     Metric("mse_to_teacher", "Squared distance to teacher", False),

@@ -11,11 +11,18 @@ from limbeck.reports.cards import method_cards
 from limbeck.reports.formats import METRICS
 from limbeck.reports.html import environments, fill, recipes, unbroken
 from limbeck.reports.plots import Plot
-from limbeck.reports.study_plots import difference_plots, every_seed, study_evidence
+from limbeck.reports.study_plots import (
+    difference_plots,
+    every_seed,
+    study_evidence,
+    teacher_plots,
+)
 from limbeck.reports.study_tables import (
     arms_table,
     claims_table,
+    relations_table,
     study_headline,
+    teachers_table,
     trials_table,
 )
 from limbeck.reports.tables import Table
@@ -57,16 +64,18 @@ def write_study(results: StudyResults, folder: Path | str | None = None) -> Path
 
 
 def study_tables(results: StudyResults) -> list[Table]:
-    """Return the tables of a study: claims where there are any, arms, trials where any."""
-    claims = [claims_table(results)] if results.judged else []
-    trials = trials_table(results)
-    return [*claims, arms_table(results), *([] if trials is None else [trials])]
+    """Return the tables of a study: claims, relations and trials where there are any, and arms."""
+    claims = claims_table(results) if results.judged else None
+    relations, teachers = relations_table(results), teachers_table(results)
+    found = (claims, relations, arms_table(results), teachers, trials_table(results))
+    return [table for table in found if table is not None]
 
 
 def study_plots(results: StudyResults) -> list[Plot]:
-    """Return the figures of a study: differences, and every seed."""
+    """Return the figures of a study: differences, teachers against students, and every seed."""
     seeds = every_seed(results)
-    return [*difference_plots(results), *([] if seeds is None else [seeds])]
+    plots = [*difference_plots(results), *teacher_plots(results)]
+    return plots if seeds is None else [*plots, seeds]
 
 
 def render_study(results: StudyResults, plots: list[Plot] | None = None) -> str:
@@ -80,6 +89,8 @@ def render_study(results: StudyResults, plots: list[Plot] | None = None) -> str:
         headline=unbroken(study_headline(results)),
         facts=study_facts(results),
         claims=_claims(results),
+        relations=relations_table(results),
+        teachers=teachers_table(results),
         sources=_sources(results),
         table=arms.narrowed(2),
         full_table=arms if arms.narrowed(2).columns != arms.columns else None,
@@ -116,7 +127,10 @@ def study_facts(results: StudyResults) -> list[tuple[str, str]]:
             if results.plan.is_tuned
             else "none: every arm runs as written",
         ),
-        ("Claims", f"written down {results.claims_written}" if study.compare else "none"),
+        (
+            "Claims",
+            f"written down {results.claims_written}" if study.compare or study.relate else "none",
+        ),
     ]
     if study.axes:
         axes = "; ".join(f"{axis}: {', '.join(options)}" for axis, options in study.axes.items())
@@ -128,7 +142,8 @@ def study_facts(results: StudyResults) -> list[tuple[str, str]]:
 
 def _sources(results: StudyResults) -> list[tuple[str, str]]:
     """Return (claim, where it stands), each claim once."""
-    found = {one.claim.says: one.claim.source for one in results.judged}
+    claims = [one.claim for one in results.judged] + [one.claim for one in results.related]
+    found = {claim.says: claim.source for claim in claims}
     return [(says, source) for says, source in found.items() if source]
 
 

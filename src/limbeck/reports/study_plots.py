@@ -1,4 +1,4 @@
-"""Figures of a study: every difference with its interval, and every seed."""
+"""Figures of a study: every difference with its interval, teachers and students, every seed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from limbeck.reports.evidence import Arm, Evidence
 from limbeck.reports.formats import metric_of, show, show_difference
 from limbeck.reports.plots import Plot
 from limbeck.reports.reading import read_run
+from limbeck.reports.study_tables import distinct_arms
+from limbeck.studies.relations import Taught
 from limbeck.studies.results import Judged, StudyResults
 
 _COLOURS = {"holds": 1, "does not hold": 2}
@@ -22,14 +24,14 @@ def study_evidence(results: StudyResults) -> Evidence:
     """
     arms: list[Arm] = []
     plain, coloured = 0, 0
-    for one in results.arms:
+    for label, one in distinct_arms(results):
         if one.planned.arm.reference:
             index, plain = plain * plots.NUM_COLOURS, plain + 1
         else:
             coloured += 1
             index = coloured + coloured // plots.NUM_COLOURS
         runs = tuple(read_run(one.folders[seed]) for seed in sorted(one.folders))
-        arms.append(Arm(one.label, index, runs))
+        arms.append(Arm(label, index, runs))
     return Evidence(
         records=tuple(run for arm in arms for run in arm.runs),
         arms=tuple(arm for arm in arms if arm.runs),
@@ -92,6 +94,40 @@ def _difference_plot(key: str, judged: Sequence[Judged]) -> Plot:
         f"matters, or the margin of “not worse” ({', '.join(effects)}), set beforehand."
     )
     return Plot(svg, f"Differences in {metric.phrase}", caption, legend)
+
+
+def teacher_plots(results: StudyResults) -> list[Plot]:
+    """Return a figure for each property of teachers that a relation is about."""
+    found: dict[tuple[str, str, str], tuple[Taught, ...]] = {}
+    for one in results.related:
+        names = (one.relate.property, one.relate.given, one.relate.rather_than)
+        for name in filter(None, names):
+            found.setdefault((name, one.claim.metric, one.relate.arm), one.taught)
+    return [_teacher_plot(*key, taught) for key, taught in found.items() if taught]
+
+
+def _teacher_plot(name: str, key: str, arm: str, taught: Sequence[Taught]) -> Plot:
+    """Draw a point for each teacher: its property, and how its students did."""
+    from matplotlib.ticker import MaxNLocator
+
+    owned, metric = metric_of(name), metric_of(key)
+    with plots.drawing() as (figure, axes):
+        x = [one.teacher[name] * owned.scale for one in taught]
+        y = [one.students[key] * metric.scale for one in taught]
+        axes.plot(x, y, "o", color=plots.colour(1), ms=7, mew=0, alpha=0.8)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.grid(visible=True)
+        unit = f" ({owned.suffix})" if owned.suffix else ""
+        axes.set_xlabel(f"teacher’s {owned.phrase}{unit}")
+        axes.set_ylabel(f"students’ {metric.phrase}")
+        said = "; ".join(
+            f"{one.label} {show(owned, one.teacher[name])}, {show(metric, one.students[key])}"
+            for one in taught
+        )
+        described = f"Teacher’s {owned.phrase} and {metric.phrase} of its students. {said}."
+        svg = plots.to_svg(figure, described, f"teachers-{name}-{key}-{arm}")
+    title = f"Teacher’s {owned.phrase} and students’ {metric.phrase}, {arm}"
+    return Plot(svg, title, "A point is a teacher, on the test part; students: mean over seeds.")
 
 
 def every_seed(results: StudyResults) -> Plot | None:

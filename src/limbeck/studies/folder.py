@@ -22,6 +22,7 @@ from limbeck.engine.run_folder import RunFolder
 from limbeck.errors import DataError, LimbeckError, RecipeError
 from limbeck.files import held, storage_errors, write_json, write_text
 from limbeck.studies.planning import PlannedRun
+from limbeck.studies.relations import relate_record
 from limbeck.studies.schema import Study
 
 
@@ -120,7 +121,8 @@ class StudyFolder:
 
 
 def _claims(study: Study) -> list[dict[str, Any]]:
-    return [claim_record(study, i) for i in range(len(study.compare))]
+    compared = [claim_record(study, i) for i in range(len(study.compare))]
+    return compared + [relate_record(study, i) for i in range(len(study.relate))]
 
 
 def claim_record(study: Study, index: int) -> dict[str, Any]:

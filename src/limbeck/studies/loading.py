@@ -17,7 +17,8 @@ from limbeck.recipe.paths import absolute
 from limbeck.recipe.plain import as_plain
 from limbeck.recipe.reading import name_from, named, read_document
 from limbeck.recipe.validation import validate_as
-from limbeck.studies.schema import Scale, Study
+from limbeck.studies import properties
+from limbeck.studies.schema import TEACHER, Scale, Study
 
 _ADDRESS = "https://json-schema.org/draft/2020-12/schema"
 
@@ -110,6 +111,10 @@ def _check(study: Study) -> None:
     """Refuse names that lead nowhere."""
     if not study.arms:
         raise RecipeError("arms: expected at least one arm, got none")
+    if TEACHER in study.arms:
+        raise RecipeError(
+            f"arms.{TEACHER}: stands for an arm's own teacher; name the arm otherwise"
+        )
     for axis, options in study.axes.items():
         if not options:
             raise RecipeError(f"axes.{axis}: expected at least one option, got none")
@@ -121,18 +126,32 @@ def _check(study: Study) -> None:
         key = f"compare.{i}"
         _one_of(f"{key}.claim", "claim", pair.claim, study.claims)
         _one_of(f"{key}.arm", "arm", pair.arm, study.arms)
-        _one_of(f"{key}.baseline", "arm", pair.baseline, study.arms)
+        _one_of(f"{key}.baseline", "arm", pair.baseline, (*study.arms, TEACHER))
         if pair.arm == pair.baseline:
             raise RecipeError(f"{key}.baseline: expected another arm than {pair.arm!r}")
         _check_options(f"{key}.at", {axis: (option,) for axis, option in pair.at.items()}, study)
-    judged = {pair.claim for pair in study.compare}
+    for i, one in enumerate(study.relate):
+        key = f"relate.{i}"
+        _one_of(f"{key}.claim", "claim", one.claim, study.claims)
+        _one_of(f"{key}.arm", "arm", one.arm, study.arms)
+        for part in ("property", "given", "rather_than"):
+            if (value := getattr(one, part)) is not None:
+                _one_of(f"{key}.{part}", "property", value, properties.HIGHER_IS_BETTER)
+        if one.property in (one.given, one.rather_than):
+            raise RecipeError(f"{key}.property: expected another property than {one.property!r}")
+    judged = _judged(study)
     for name in study.claims:
         if name not in judged:
-            raise RecipeError(f"claims.{name}: no entry of compare decides it")
+            raise RecipeError(f"claims.{name}: no entry of compare or relate decides it")
     for name, scale in study.scales.items():
         for arm in scale.arms or ():
             _one_of(f"scales.{name}.arms", "arm", arm, study.arms)
         _check_options(f"scales.{name}.axes", scale.axes, study)
+
+
+def _judged(study: Study) -> set[str]:
+    """Return the claims that something decides."""
+    return {pair.claim for pair in study.compare} | {one.claim for one in study.relate}
 
 
 def _check_metric(key: str, metric: str) -> None:
@@ -184,7 +203,7 @@ def _scaled(loaded: LoadedStudy, name: str) -> LoadedStudy:
     kept = [
         pair
         for pair in study.compare
-        if {pair.arm, pair.baseline} <= set(arms)
+        if {pair.arm, pair.baseline} <= {*arms, TEACHER}
         and all(option in axes[axis] for axis, option in pair.at.items())
     ]
     smaller = dataclasses.replace(
@@ -193,6 +212,7 @@ def _scaled(loaded: LoadedStudy, name: str) -> LoadedStudy:
         arms=arms,
         axes=axes,
         compare=tuple(kept),
+        relate=tuple(one for one in study.relate if one.arm in arms),
         tuning=dataclasses.replace(study.tuning, seeds=scale.tuning_seeds or study.tuning.seeds),
     )
     return dataclasses.replace(
@@ -210,7 +230,7 @@ def _left_out(study: Study, smaller: Study, scale: Scale) -> tuple[str, ...]:
     arms = [arm for arm in study.arms if arm not in smaller.arms]
     if arms:
         found.append(f"arms not in this scale: {', '.join(arms)}")
-    claims = {pair.claim for pair in study.compare} - {pair.claim for pair in smaller.compare}
+    claims = _judged(study) - _judged(smaller)
     if claims:
         found.append(f"claims not judged in this scale: {', '.join(sorted(claims))}")
     for axis, options in study.axes.items():

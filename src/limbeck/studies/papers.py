@@ -25,24 +25,39 @@ def recipes_folder() -> Path:
 
 
 def paper_studies() -> dict[str, Path]:
-    """Return the studies of papers by number ("19"), in order."""
-    found = sorted(recipes_folder().glob("[0-9][0-9]-*/study.yaml"))
-    return {file.parent.name.partition("-")[0]: file for file in found}
+    """Return the studies of papers by number ("19"), in order.
+
+    A second study of a paper lies in a folder of its own: "05/calibrated".
+    """
+    root = recipes_folder()
+    found = [*root.glob("[0-9][0-9]-*/study.yaml"), *root.glob("[0-9][0-9]-*/*/study.yaml")]
+    return {_number(_folder(file)): file for file in sorted(found)}
+
+
+def _folder(study: Path) -> str:
+    """Return a study's folder below the recipes: "19-yuan", "05-kim/calibrated"."""
+    return study.parent.relative_to(recipes_folder()).as_posix()
+
+
+def _number(folder: str) -> str:
+    """Return what a folder is called for short: "19", "05/calibrated"."""
+    paper, slash, part = folder.partition("/")
+    return paper.partition("-")[0] + slash + part
 
 
 def paper_study(paper: str) -> Path:
     """Return the study of a paper.
 
     Args:
-        paper: its number ("19", "2") or the name of its folder ("19-yuan").
+        paper: its number ("19", "2"), "05/calibrated" for a second study of the paper, or the
+            folder ("19-yuan").
 
     Raises:
         RecipeError: no paper of this number has a study.
     """
     studies = paper_studies()
-    number = paper.partition("-")[0].zfill(2)
-    file = studies.get(number)
-    if file is None or paper not in (file.parent.name, number, number.lstrip("0") or "0"):
-        names = [one.parent.name for one in studies.values()]
-        raise RecipeError(unknown("paper", paper, names))
-    return file
+    for number, file in studies.items():
+        short = number.removeprefix("0")
+        if paper in (_folder(file), number, short):
+            return file
+    raise RecipeError(unknown("paper", paper, [_folder(file) for file in studies.values()]))

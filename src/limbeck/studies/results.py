@@ -15,7 +15,8 @@ from limbeck.errors import LimbeckError
 from limbeck.studies.choosing import Tried, choose, tried, why_none
 from limbeck.studies.folder import StudyFolder, claim_record
 from limbeck.studies.planning import PlannedArm, StudyPlan, Trial
-from limbeck.studies.schema import Claim
+from limbeck.studies.relations import Related, relate_all
+from limbeck.studies.schema import TEACHER, Claim
 from limbeck.studies.statistics import Comparison, Estimate, Pair, compare_pairs, estimate
 
 FORMAT = 1
@@ -65,14 +66,20 @@ class ArmResults:
         """Return mean and interval of a test metric over seeds."""
         return estimate(self.values(metric).values())
 
-    def teacher(self, metric: str) -> float | None:
-        """Return the mean test metric of the arm's first teacher; None without one."""
-        found = []
-        for summary in self.summaries.values():
+    def teacher_values(self, metric: str) -> dict[int, float]:
+        """Return seed -> test metric of the arm's first teacher, where it has one."""
+        found = {}
+        for seed, summary in self.summaries.items():
             for facts in summary.get("teachers", {}).values():
                 value = facts.get("metrics", {}).get("test", {}).get(metric)
-                found += [float(value)] if isinstance(value, int | float) else []
+                if isinstance(value, int | float):
+                    found[seed] = float(value)
                 break
+        return found
+
+    def teacher(self, metric: str) -> float | None:
+        """Return the mean test metric of the arm's first teacher; None without one."""
+        found = self.teacher_values(metric).values()
         return math.fsum(found) / len(found) if found else None
 
     def middle(self, key: str) -> float | None:
@@ -120,6 +127,7 @@ class StudyResults:
         folder: where its runs lie.
         arms: every arm at every place of the grid, in order.
         judged: every comparison, in order.
+        related: every relation between teachers and students, in order.
         claims_written: when the claims were written down; empty: never.
         environment: of the runs; values that differ are joined.
     """
@@ -128,6 +136,7 @@ class StudyResults:
     folder: Path
     arms: tuple[ArmResults, ...]
     judged: tuple[Judged, ...]
+    related: tuple[Related, ...]
     claims_written: str
     environment: Mapping[str, str]
 
@@ -160,9 +169,20 @@ class StudyResults:
             "claims_written": self.claims_written,
             "arms": [_arm_json(arm) for arm in self.arms],
             "comparisons": [_judged_json(one) for one in self.judged],
+            **({"relations": self._relations_json()} if self.related else {}),
             "failed": self.failed,
             "missing": {label: list(seeds) for label, seeds in self.missing.items()},
             "environment": dict(self.environment),
+        }
+
+    def _relations_json(self) -> dict[str, Any]:
+        taught = {one.label: one for related in self.related for one in related.taught}
+        return {
+            "teachers": {
+                label: {name: _number(value) for name, value in one.teacher.items()}
+                for label, one in taught.items()
+            },
+            "claims": [one.as_json() for one in self.related],
         }
 
 
@@ -179,6 +199,7 @@ def study_results(plan: StudyPlan, folder: StudyFolder) -> StudyResults:
         folder=folder.path,
         arms=arms,
         judged=_judge(plan, arms, before),
+        related=relate_all(plan.study, arms, before),
         claims_written=written,
         environment=_environment(arms),
     )
@@ -207,7 +228,7 @@ def _judge(plan: StudyPlan, arms: tuple[ArmResults, ...], before: list[Any]) -> 
     by_place = {(arm.planned.name, *sorted(arm.planned.cell.items())): arm for arm in arms}
     cells = list({tuple(sorted(arm.planned.cell.items())): None for arm in arms})
     found = [
-        (index, by_place[(pair.arm, *cell)], by_place[(pair.baseline, *cell)])
+        (index, by_place[(pair.arm, *cell)], by_place.get((pair.baseline, *cell)))
         for index, pair in enumerate(study.compare)
         for cell in cells
         if pair.at.items() <= dict(cell).items()
@@ -216,7 +237,7 @@ def _judge(plan: StudyPlan, arms: tuple[ArmResults, ...], before: list[Any]) -> 
     pairs = [
         Pair(
             arm.values(claim.metric),
-            baseline.values(claim.metric),
+            arm.teacher_values(claim.metric) if baseline is None else baseline.values(claim.metric),
             smallest_effect=claim.smallest_effect,
             higher_is_better=HIGHER_IS_BETTER[claim.metric],
             direction=claim.direction,
@@ -228,7 +249,7 @@ def _judge(plan: StudyPlan, arms: tuple[ArmResults, ...], before: list[Any]) -> 
             claim_name=study.compare[index].claim,
             claim=claim,
             arm=arm.label,
-            baseline=baseline.label,
+            baseline=TEACHER if baseline is None else baseline.label,
             comparison=comparison,
             beforehand=claim_record(study, index) in before,
         )

@@ -18,6 +18,9 @@ from limbeck.studies.statistics import Direction
 FORMAT = 1
 """Version of the study format that this Limbeck reads."""
 
+TEACHER = "teacher"
+"""What stands for an arm's own teacher where an arm is compared with it."""
+
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
@@ -130,7 +133,7 @@ class Compare:
     Args:
         claim: its name in ``claims``.
         arm: the arm that the claim is about.
-        baseline: the arm that it is compared with.
+        baseline: the arm that it is compared with, or "teacher": the arm's own teacher.
         at: axis -> option, where only part of the grid is meant.
     """
 
@@ -140,6 +143,34 @@ class Compare:
     arm: str
     baseline: str
     at: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relate:
+    """A property of the teachers and a claim about their students, over the places of the grid.
+
+    The claim's smallest effect is a correlation (of ``rather_than``: a share of the variance).
+
+    Args:
+        claim: its name in ``claims``; its metric is the students'.
+        arm: the arm whose students are meant; each place of the grid is one teacher.
+        property: of the teacher on the test part: "accuracy", "ece", "ace", "overconfidence",
+            "nll", "brier" or "confidence".
+        given: another property that is held fixed: the correlation is a partial one.
+        rather_than: another property that explains less: the difference of the two R².
+    """
+
+    __pydantic_config__ = STRICT
+
+    claim: str
+    arm: str
+    property: str
+    given: str | None = None
+    rather_than: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.given is not None and self.rather_than is not None:
+            raise RecipeError("rather_than: expected either given or rather_than, got both")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,6 +232,7 @@ class Study:
         metric: test metric of tables and plots.
         claims: claim by name; a file, or written out.
         compare: which arms decide which claim. Holm's correction is over all of these.
+        relate: which properties of teachers decide which claim; corrected among themselves.
         scales: versions of the study by name.
     """
 
@@ -221,4 +253,5 @@ class Study:
     metric: str = "accuracy"
     claims: Mapping[Label, Claim] = field(default_factory=dict)
     compare: tuple[Compare, ...] = ()
+    relate: tuple[Relate, ...] = ()
     scales: Mapping[Label, Scale] = field(default_factory=dict)
