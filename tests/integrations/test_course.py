@@ -257,24 +257,39 @@ def test_a_loop_that_misses_a_beginning_is_told() -> None:
         lb.Distillation(student(), teacher(), example=stream()[0]).batches(SIZE)
 
 
-def test_a_teacher_on_a_route_takes_over_before_a_method_changes_the_batch(monkeypatch) -> None:
-    route, spoke = RouteTeacher([teacher(), teacher()], at=[0, 1]), []
-    seam = MLKDRuntime.batch
+@pytest.mark.parametrize("method", [lb.Residual(), lb.SimKD(), lb.ONE(), lb.LetKD1()])
+@pytest.mark.parametrize("training", [True, False])
+def test_what_a_method_adds_to_a_student_is_in_its_mode(method: Any, training: bool) -> None:
+    given = student().train(training)
+    options: dict[str, Any] = {"example": stream()[0], "epochs": EPOCHS, "data": digits()}
+    made = lb.Distillation(given, teacher(), method, **options)
+    assert {part.training for part in made.student.modules()} == {training}
 
-    def note(self: Any, batch: Any, ctx: Any) -> Any:
+
+@pytest.mark.parametrize(("kind", "seam"), [(MLKDRuntime, "batch"), (KCDRuntime, "examples")])
+def test_a_teacher_on_a_route_takes_over_before_any_method_asks(
+    kind: Any, seam: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    route, spoke, was = RouteTeacher([teacher(), teacher()], at=[0, 1]), [], getattr(kind, seam)
+
+    def note(self: Any, *arguments: Any) -> Any:
         spoke.append(route.current)
-        return seam(self, batch, ctx)
+        return was(self, *arguments)
 
-    monkeypatch.setattr(MLKDRuntime, "batch", note)
-    made = lb.Distillation(student(), route, lb.MLKD(), example=stream()[0], epochs=EPOCHS)
+    monkeypatch.setattr(kind, seam, note)
+    method = lb.MLKD() if kind is MLKDRuntime else CHOOSING
+    options: dict[str, Any] = {"example": stream()[0], "epochs": EPOCHS, "data": digits()}
+    made = lb.Distillation(student(), route, method, **options)
     for _ in range(EPOCHS):
-        made(stream()[0])
+        made(next(iter(made.batches(SIZE))))
         made.after_step()
         made.epoch_end()
     assert spoke == [0, 1]
 
 
-def test_what_is_fitted_is_fitted_before_samples_are_chosen(monkeypatch) -> None:
+def test_what_is_fitted_is_fitted_before_samples_are_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     order: list[str] = []
 
     def noted(was: Any) -> Any:

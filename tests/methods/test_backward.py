@@ -19,8 +19,7 @@ from limbeck.engine.running import run_plan
 from limbeck.engine.setup import assemble
 from limbeck.engine.signals import Interrupted
 from limbeck.errors import LimbeckError, MethodError
-from limbeck.methods.backward import Backward, BackwardRuntime
-from limbeck.teachers import RouteTeacher
+from limbeck.methods.backward import Backward
 
 ROUND = {"name": "backward", "rounds": 1, "rate": 0.5}
 
@@ -128,21 +127,6 @@ def test_the_whole_student_stands_still_also_what_a_method_to_the_right_added():
     after = parts.module.student.state_dict()
     assert all(torch.equal(before[name], value) for name, value in after.items())
     assert all(part.training for part in parts.module.student.modules())
-
-
-def test_copies_are_made_against_the_teacher_of_the_coming_epoch(monkeypatch, tmp_path):
-    route, spoke = RouteTeacher([teacher_network(), make_cnn(6)], at=[0, 1]), []
-    making = BackwardRuntime.make
-
-    def note(self, view, place, ctx):
-        spoke.append(route.current)
-        making(self, view, place, ctx)
-
-    monkeypatch.setattr(BackwardRuntime, "make", note)
-    method = lb.KD() + Backward(rounds=1, steps=1)
-    options: Any = {"data": digits(), "method": method, "epochs": 3, "quiet": True}
-    lb.distill(teacher=route, student=make_cnn(4), output=tmp_path / "run", **options)
-    assert spoke == [1]
 
 
 def test_noise_goes_as_far_in_another_direction():

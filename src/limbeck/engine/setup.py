@@ -140,8 +140,13 @@ def prepare_student(
         teacher.name = name
         teacher.bind(wiring.data, ctx.device)
     check_student(student, wiring)
+    known = set(student.modules())
+    modes = [member.training for member in members_of(student)]
     runtimes = _prepare(wiring, student, ctx)
     changed = _changed_student(student, runtimes).to(ctx.device)
+    for member, mode in zip(members_of(changed), modes, strict=True):
+        for part in set(member.modules()) - known:
+            part.training = mode  # made while the student was in eval mode
     if changed is not student:
         check_student(changed, wiring)
     for teacher in wiring.teachers.values():
