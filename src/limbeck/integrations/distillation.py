@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from limbeck.data.batch import Batch
 from limbeck.data.seeds import mix
 from limbeck.engine.asking import StudentVoice, members_of
+from limbeck.engine.checking import check_methods
 from limbeck.engine.distributed import World
 from limbeck.engine.gradients import refuse_constant, shape_gradients
 from limbeck.engine.plan import Wiring
-from limbeck.engine.setup import SETUP_STEP, check_methods, join_step, prepare_student
+from limbeck.engine.setup import SETUP_STEP, join_step, prepare_student
 from limbeck.engine.step import StepModule
 from limbeck.errors import MethodError
 from limbeck.integrations.course import Course
