@@ -23,16 +23,16 @@ def compiler(monkeypatch):
     monkeypatch.delenv(choice.VARIABLE, raising=False)
 
 
-def test_small_logits_stay_plain_large_ones_are_fused_larger_ones_compiled():
-    assert form_for(logits(128, 100)) == "plain"
-    assert form_for(logits(256, 1000)) == "plain"
+def test_small_logits_go_direct_large_ones_are_fused_larger_ones_compiled():
+    assert form_for(logits(128, 100)) == "direct"
+    assert form_for(logits(256, 1000)) == "direct"
     assert form_for(logits(512, 1000)) == "chunked"
     assert form_for(logits(1024, 32_000)) == "compiled"
     assert form_for(logits(8, 128, 32_000, dtype=torch.bfloat16)) == "compiled"
 
 
-def test_short_rows_stay_plain():
-    assert form_for(logits(2**18, 32)) == "plain"
+def test_short_rows_go_direct():
+    assert form_for(logits(2**18, 32)) == "direct"
 
 
 def test_without_a_gradient_nothing_is_compiled():
@@ -50,7 +50,7 @@ def test_without_a_compiler_nothing_is_compiled(monkeypatch):
 def test_the_variable_narrows_the_choice(monkeypatch, most):
     monkeypatch.setenv(choice.VARIABLE, most)
     assert form_for(logits(1024, 32_000)) == most
-    assert form_for(logits(128, 100)) == "plain"
+    assert form_for(logits(128, 100)) == ("plain" if most == "plain" else "direct")
 
 
 def test_an_unknown_choice_is_named(monkeypatch):

@@ -15,6 +15,7 @@ student's own precision; what that changes is stated there. Size alone decides.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -29,9 +30,10 @@ from limbeck.functional._common import (
     result_dtype,
     working_dtype,
 )
-from limbeck.kernels import Divergence, Kind, form_for, value_of
+from limbeck.kernels import Divergence, Kind, Work, form_for, value_of
 
 _NEAR = 2.0**-10  # below it e^d - 1 - d loses digits to cancellation and the series takes over
+_ENOUGH = 1e-6  # of a sum of float64 terms that cancel, all digits of a float32
 _LOWEST = -1e30  # stands for a logit of -inf where 0 * -inf would be formed
 
 
@@ -213,12 +215,50 @@ def _by_size(
 ) -> Tensor:
     """Return ``plain(student)``, from a fused form where the logits are large."""
     form = form_for(student, teacher)
-    if form == "plain":
+    numbers = isinstance(temperature, float | int) and isinstance(scale, float | int)
+    if form == "plain" or (form == "direct" and not (kind == "forward" and numbers)):
         return plain(student)
     classes = student.shape[-1]
-    weight = scale / divisor_of(student.numel() // classes, classes, reduction)
-    work = Divergence(kind, form, teacher, temperature, weight, reduction != "none", beta)
+    weight = scale / divisor_of(student.numel() // max(classes, 1), classes, reduction)
+    work: Work = Divergence(kind, form, teacher, temperature, weight, reduction != "none", beta)
+    if form == "direct":
+        work = _Direct(teacher, float(temperature), float(weight), reduction != "none")
     return value_of(student, work, plain).to(result_dtype(student))
+
+
+@dataclass(frozen=True)
+class _Direct:
+    """KL of small logits with its gradient, ``weight (q - p) / T``, in working precision."""
+
+    teacher: Tensor
+    temperature: float
+    weight: float
+    summed: bool
+
+    def __call__(self, student: Tensor, gradient: Tensor | None) -> Tensor:
+        """Return the value, in the precision of results, and fill ``gradient``."""
+        with torch.no_grad(), torch.autocast(student.device.type, enabled=False):
+            x, y = _tempered(student, self.teacher, self.temperature)
+            log_q, log_p = torch.log_softmax(x, dim=-1), torch.log_softmax(y, dim=-1)
+            q, p = log_q.exp(), log_p.exp()
+            if gradient is not None:
+                torch.mul(q.sub_(p), self.weight / self.temperature, out=gradient)
+            rows = _quick_rows(student, log_q, log_p, p)
+            rows = _kl_rows(log_q, log_p, p) if rows is None else rows
+            value = (rows.sum() if self.summed else rows) * self.weight
+            return value.to(result_dtype(student))
+
+
+def _quick_rows(student: Tensor, log_q: Tensor, log_p: Tensor, p: Tensor) -> Tensor | None:
+    """KL(p ‖ q) per sample as Σ p (log p - log q), where its digits are enough; else None.
+
+    They are in float64 where the result is float32 and no row is near 0 or has a class without
+    mass (then it is NaN). Only a CPU can look without waiting.
+    """
+    if student.dtype != torch.float32 or student.device.type != "cpu":
+        return None
+    rows = (log_p - log_q).mul_(p).sum(dim=-1)
+    return rows if rows.numel() and float(rows.min()) > _ENOUGH else None
 
 
 def _check_pair(student: Tensor, teacher: Tensor, temperature: float) -> None:

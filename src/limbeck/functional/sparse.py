@@ -87,7 +87,7 @@ def kl_sparse(
         return reduce_rows(rows, classes, reduction).to(result_dtype(student))
 
     form = form_for(student_logits)
-    if form == "plain" or not ids.numel():
+    if form in ("plain", "direct") or not ids.numel():
         return plain(student_logits)
     weight = scale / divisor_of(student_logits.numel() // classes, classes, reduction)
     work = SparseDivergence(

@@ -5,7 +5,7 @@
 
 from limbeck.kernels.choice import fastest, form_for
 from limbeck.kernels.dense import Divergence, Kind
-from limbeck.kernels.gradients import value_of
+from limbeck.kernels.gradients import Work, value_of
 from limbeck.kernels.sparse import SparseDivergence
 
-__all__ = ["Divergence", "Kind", "SparseDivergence", "fastest", "form_for", "value_of"]
+__all__ = ["Divergence", "Kind", "SparseDivergence", "Work", "fastest", "form_for", "value_of"]

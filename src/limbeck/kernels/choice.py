@@ -1,7 +1,9 @@
 """Which form computes a divergence: a matter of shapes and of the machine, never of timing.
 
-The plain form of ``limbeck.functional`` serves small logits, and whatever must see inside the
-equation (``torch.compile``, ``torch.func``, tracing, forward derivatives, tensor subclasses). From
+The plain form of ``limbeck.functional`` serves whatever must see inside the equation
+(``torch.compile``, ``torch.func``, tracing, forward derivatives, tensor subclasses). Small logits
+take it too, but for KL, whose gradient is written down beside its value ("direct"): of such a loss
+most of the time is that of recording it and walking back. From
 ``FUSED_FROM`` logits on the fused form serves, block by block; from ``COMPILED_FROM`` on, where a
 gradient is wanted on a CPU that has a C++ compiler, its blocks are compiled, once for each kind
 of divergence and precision. The same run on the same machine therefore always takes the same form,
@@ -20,7 +22,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-Form = Literal["plain", "chunked", "compiled"]
+Form = Literal["plain", "direct", "chunked", "compiled"]
+Fastest = Literal["plain", "chunked", "compiled"]
 
 FUSED_FROM = 2**18  # logits; below, three small kernels more or less are all that differs
 COMPILED_FROM = 2**22  # logits; a compiler's 10 to 20 s come back in hundreds of steps
@@ -42,11 +45,13 @@ def form_for(student: Tensor, teacher: Tensor | None = None) -> Form:
     """
     if torch.compiler.is_compiling():  # first: nothing else here is for a compiler's eyes
         return "plain"
-    if student.numel() < FUSED_FROM or student.shape[-1] < FEWEST_CLASSES:
-        return "plain"
     if _must_be_seen(student) or (teacher is not None and _must_be_seen(teacher)):
         return "plain"
     most = fastest()
+    if most == "plain":
+        return most
+    if student.numel() < FUSED_FROM or student.shape[-1] < FEWEST_CLASSES:
+        return "direct"
     if most != "compiled":
         return most
     trains = torch.is_grad_enabled() and student.requires_grad
@@ -54,15 +59,15 @@ def form_for(student: Tensor, teacher: Tensor | None = None) -> Form:
     return "compiled" if trains and large else "chunked"
 
 
-def fastest() -> Form:
+def fastest() -> Fastest:
     """Return the fastest form that this process takes: ``LIMBECK_KERNELS``, and the machine.
 
     Raises:
         ValueError: ``LIMBECK_KERNELS`` is set to something unknown.
     """
     said = os.environ.get(VARIABLE, "compiled")
-    if said not in get_args(Form):
-        raise ValueError(f"{VARIABLE} is {said!r}; expected one of {', '.join(get_args(Form))}")
+    if said not in get_args(Fastest):
+        raise ValueError(f"{VARIABLE} is {said!r}; expected one of {', '.join(get_args(Fastest))}")
     if said == "plain":
         return "plain"
     return "compiled" if said == "compiled" and has_compiler() else "chunked"
