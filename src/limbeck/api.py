@@ -206,17 +206,13 @@ def distill(
     make_student, spec = _as_student(student, bundle)
     settings = _as_train(train, epochs, lr, batch_size, data)
     name = name or re.sub(r"\W+", "-", "+".join(m.name for m in methods)).strip("-")
+    past = any(one.teacher == "self" for one in methods)
     plan = Plan(
         name=name,
         data=bundle,
         make_student=make_student,
         methods=methods,
-        teachers=as_teachers(
-            teacher,
-            isinstance(student, list | tuple),
-            forward,
-            past=any(one.teacher == "self" for one in methods),
-        ),
+        teachers=as_teachers(teacher, isinstance(student, list | tuple), forward, past),
         task_weight=task_weight,
         train=settings,
         checkpoints=checkpoints or Checkpoints(),

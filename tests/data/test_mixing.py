@@ -103,6 +103,7 @@ def test_what_cannot_be_mixed():
     [
         ("nkd", "mixup leaves no sample its label, which method nkd needs; leave mixup out"),
         ("plain", "mixup leaves no sample its label, which method plain needs"),
+        ("deit", "mixup leaves no sample its label, which method deit needs"),
         (["kd", "kcd"], "mixup, and method kcd which chooses samples, cannot go together"),
     ],
 )

@@ -198,6 +198,11 @@ def test_the_command_line_says_what_lambda_would_be(tmp_path: Path, capsys):
         main(asked)
     assert ended.value.code == 2
     assert "expected one teacher, the run has none; give another run" in capsys.readouterr().err
+    for option, value in (("step", "0"), ("curvature", "-1"), ("batches", "0")):
+        with pytest.raises(SystemExit) as ended:
+            main([*asked, "--teacher", str(tmp_path / "short"), f"--{option}", value])
+        assert ended.value.code == 2
+        assert f"variance: {option}: expected a number above 0" in capsys.readouterr().err
 
 
 def test_networks_are_read_through_their_data(tmp_path: Path):

@@ -27,13 +27,19 @@ from foreign_loops import (
 from torch.utils.data import DataLoader, Dataset
 
 import limbeck as lb
+from limbeck.data.seeds import mix
 from limbeck.functional import keep_schedule
+from limbeck.methods.ft import FTRuntime
+from limbeck.methods.kcd import KCDRuntime
+from limbeck.methods.mlkd import MLKDRuntime
+from limbeck.teachers import RouteTeacher
 
 MOMENTUM = 0.9
 STAGED: dict[str, Any] = {
     "fitnet": lb.FitNet(hint_epochs=1) + lb.KD(),
     "fsp": lb.FSP(pairs=(("stages.0", "stages.0"), ("stages.1", "stages.1"))) + lb.KD(),
     "ab": lb.AB(init_epochs=1) + lb.KD(),
+    "residual": lb.Residual() + lb.KD(),
 }
 CHOOSING = lb.KD() + lb.KCD(stage_epochs=1, tau=0.25)
 SIZES = keep_schedule(SIZE * STEPS, 0.25, EPOCHS, 1)
@@ -249,6 +255,59 @@ def test_a_loop_that_misses_a_beginning_is_told() -> None:
         choosing(stream()[0])
     with pytest.raises(lb.LimbeckError, match=r"batches: the training data are not known"):
         lb.Distillation(student(), teacher(), example=stream()[0]).batches(SIZE)
+
+
+@pytest.mark.parametrize("method", [lb.Residual(), lb.SimKD(), lb.ONE(), lb.LetKD1()])
+@pytest.mark.parametrize("training", [True, False])
+def test_what_a_method_adds_to_a_student_is_in_its_mode(method: Any, training: bool) -> None:
+    given = student().train(training)
+    options: dict[str, Any] = {"example": stream()[0], "epochs": EPOCHS, "data": digits()}
+    made = lb.Distillation(given, teacher(), method, **options)
+    assert {part.training for part in made.student.modules()} == {training}
+
+
+@pytest.mark.parametrize(("kind", "seam"), [(MLKDRuntime, "batch"), (KCDRuntime, "examples")])
+def test_a_teacher_on_a_route_takes_over_before_any_method_asks(
+    kind: Any, seam: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    route, spoke, was = RouteTeacher([teacher(), teacher()], at=[0, 1]), [], getattr(kind, seam)
+
+    def note(self: Any, *arguments: Any) -> Any:
+        spoke.append(route.current)
+        return was(self, *arguments)
+
+    monkeypatch.setattr(kind, seam, note)
+    method = lb.MLKD() if kind is MLKDRuntime else CHOOSING
+    options: dict[str, Any] = {"example": stream()[0], "epochs": EPOCHS, "data": digits()}
+    made = lb.Distillation(student(), route, method, **options)
+    for _ in range(EPOCHS):
+        made(next(iter(made.batches(SIZE))))
+        made.after_step()
+        made.epoch_end()
+    assert spoke == [0, 1]
+
+
+def test_what_is_fitted_is_fitted_before_samples_are_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    order: list[str] = []
+
+    def noted(was: Any) -> Any:
+        def seam(self: Any, *arguments: Any) -> Any:
+            order.append(self.method.name)
+            return was(self, *arguments)
+
+        return seam
+
+    monkeypatch.setattr(FTRuntime, "fit", noted(FTRuntime.fit))
+    monkeypatch.setattr(KCDRuntime, "examples", noted(KCDRuntime.examples))
+    made = lb.Distillation(
+        student(), teacher(), CHOOSING + lb.FT(), example=stream()[0], data=digits(), seed=SEED
+    )
+    batch = next(iter(made.batches(SIZE)))
+    assert order == ["ft", "kcd"]
+    made(batch)
+    assert made._ctx.generator.initial_seed() == mix(SEED, 0, 0)  # a choice's draws are its own
 
 
 @pytest.mark.parametrize("args", [{"gradient_accumulation_steps": 2}, {"world_size": 2}])

@@ -32,9 +32,8 @@ def at_round(parts: Any, epoch: int = 1) -> Any:
     """The runtime after it has chosen the samples of an epoch, and the view."""
     (runtime,) = [one for one in parts.runtimes if one.method.name == "backward"]
     parts.ctx.epoch = epoch
-    parts.module.face(0)
     view = digits().splits["train"]
-    assert runtime.examples(view, parts.ctx) is view
+    assert parts.module.choose(view) is view
     return runtime, view
 
 
@@ -118,6 +117,16 @@ def test_making_copies_moves_no_weight_no_statistic_and_no_gradient():
     assert all(parameter.grad is None for parameter in parts.student.parameters())
     assert all(module.training for module in parts.student.modules())
     parts.close()
+
+
+def test_the_whole_student_stands_still_also_what_a_method_to_the_right_added():
+    parts = parts_of(ROUND, "simkd")
+    parts.module.train()
+    before = {name: value.clone() for name, value in parts.module.student.state_dict().items()}
+    at_round(parts)
+    after = parts.module.student.state_dict()
+    assert all(torch.equal(before[name], value) for name, value in after.items())
+    assert all(part.training for part in parts.module.student.modules())
 
 
 def test_noise_goes_as_far_in_another_direction():

@@ -215,6 +215,19 @@ def test_a_network_that_cannot_be_cut_says_what_to_do_and_that_can_be_done():
         prepare(make_method("residual", level="maps"), both, make_cnn(5, 7), 8)
 
 
+def test_a_cohort_is_refused_as_only_one_student_is_told_its_phase(tmp_path):
+    with pytest.raises(MethodError, match="trains one student in phases, not a cohort"):
+        lb.distill(
+            teacher=make_cnn(8, 16),
+            student=[make_cnn(8, 16), make_cnn(8, 16)],
+            data=digits(),
+            method=lb.Residual() + lb.DML(teacher="peers"),
+            epochs=2,
+            output=tmp_path / "run",
+            quiet=True,
+        )
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

@@ -14,7 +14,7 @@ from limbeck.methods.context import Context
 from limbeck.methods.kdvr import KDVR
 from limbeck.methods.teacher_annealing import TeacherAnnealing
 from limbeck.taps.outputs import Outputs
-from limbeck.teachers import CachedTeacher, CalibratedTeacher, EnsembleTeacher
+from limbeck.teachers import CachedTeacher, CalibratedTeacher, EnsembleTeacher, RouteTeacher
 
 
 def ensemble(count=3, seed=0):
@@ -56,6 +56,15 @@ def test_camkd_without_labels_or_with_one_teacher():
     torch.testing.assert_close(alone, parts[0])
 
 
+def test_camkd_hears_calibrated_members_of_a_calibrated_ensemble():
+    batch = Batch(inputs=torch.randn(5, 1, 8, 8))
+    nets = [lb.build_model("mlp", widths=[w], num_classes=4, input_shape=(1, 8, 8)) for w in (4, 6)]
+    inner = EnsembleTeacher(nets)
+    heard, said = CalibratedTeacher(inner, temperature=2.0).ask(batch), inner.ask(batch)
+    for mine, theirs in zip(heard.members, said.members, strict=True):
+        assert torch.equal(mine.logits, theirs.logits / 2)
+
+
 def test_camkd_in_a_run_hears_every_member_and_refuses_a_cache_of_them_together(tmp_path):
     data = lb.load_data("digits", num_train=100)
     nets = [lb.build_model("mlp", num_classes=10, input_shape=(1, 8, 8)) for _ in range(2)]
@@ -69,6 +78,8 @@ def test_camkd_in_a_run_hears_every_member_and_refuses_a_cache_of_them_together(
     for around in (
         CachedTeacher(EnsembleTeacher(nets)),
         CachedTeacher(CalibratedTeacher(EnsembleTeacher(nets), temperature=2)),
+        CalibratedTeacher(CachedTeacher(EnsembleTeacher(nets)), temperature=2),
+        RouteTeacher([CachedTeacher(EnsembleTeacher(nets)), EnsembleTeacher(nets)]),
     ):
         with pytest.raises(TeacherError, match="put a cache around each member"):
             lb.distill(around, "mlp", data, "camkd", output=tmp_path / "c", **options)

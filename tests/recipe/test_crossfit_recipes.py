@@ -105,6 +105,11 @@ def test_folds_that_do_not_fit(leave_out, line):
         ),
         ({"crossfit": {"train": TEACHER}}, {"method": "sp"}, "asks for features"),
         (
+            {"crossfit": {"train": {**TEACHER, "method": "kd", "teacher": {"train": TEACHER}}}},
+            {},
+            "teacher.crossfit.train: its own teacher 'teacher' has learned from the samples of",
+        ),
+        (
             {
                 "crossfit": {
                     "train": {**TEACHER, "data": {**FEW, "leave_out": {"fold": 0, "of": 2}}}

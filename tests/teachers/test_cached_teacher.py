@@ -13,7 +13,7 @@ from sklearn.ensemble import RandomForestClassifier
 from teacher_worlds import batch_of
 
 from limbeck.data import Batch, bundle_from
-from limbeck.engine.setup import refuse_gradients, refuse_temperature
+from limbeck.engine.checking import refuse_gradients, refuse_temperature
 from limbeck.errors import CacheError, LimbeckError, TeacherError
 from limbeck.methods.e2kd import E2KD
 from limbeck.methods.kd import KD

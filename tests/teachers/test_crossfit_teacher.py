@@ -152,3 +152,10 @@ def test_refusals(data):
         teacher.ask(dataclasses.replace(batch, changed=changed))
     new = Batch(torch.zeros(2, 1, 8, 8))
     assert torch.equal(teacher.ask(new).logits[:, 0], torch.full((2,), 2.5))
+
+
+def test_a_mixture_has_no_fold():
+    mixed = digits(num_train=203, augment=[{"mixup": 0.5}])
+    teacher, _ = spoken(mixed)
+    with pytest.raises(TeacherError, match="of a mixture of two samples nobody can tell"):
+        teacher.bind(mixed, CPU)

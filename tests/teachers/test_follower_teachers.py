@@ -126,6 +126,14 @@ def test_copies_a_cohort_whole(data):
     assert torch.equal(outputs.members[1].logits, Net(seed=1).eval()(batch.inputs))
 
 
+def test_the_copy_moves_with_a_student_that_is_moved_in_the_middle_of_a_training():
+    teacher = SnapshotTeacher()
+    teacher.bind(None, CPU)
+    teacher.meet(Net())
+    teacher.bind(None, torch.device("meta"))
+    assert {value.device.type for value in teacher.module.parameters()} == {"meta"}
+
+
 def test_refusals(data):
     with pytest.raises(TeacherError, match="has not met the student"):
         SnapshotTeacher().ask(batch_of(data))

@@ -110,5 +110,7 @@ def test_refusals():
         RouteTeacher(nets(), at=(0, 0.5))
     with pytest.raises(TeacherError, match="after 5 epochs, but the training has 5"):
         RouteTeacher(nets(2), at=(0, 5)).foresee(Visits(epochs=5))
+    with pytest.raises(TeacherError, match="after 5 epochs, but the training has 5"):
+        at(RouteTeacher(nets(2), at=(0, 5)), 0.0, epochs=5)  # another loop foresees nothing
     with pytest.raises(TeacherError, match="cannot be kept"):
         CachedTeacher(RouteTeacher(nets(2)))

@@ -78,6 +78,8 @@ def _needs(kind: type[Method]) -> Iterator[str]:
     if card.needs_teacher and kind.teacher != "self":  # the student's own past is at hand
         what = {"sparse": "its outputs", "outputs": "its outputs", "head": "its head"}
         what["features"] = "its features"
+        what["module"] = "its layers, run again"
+        what["input_gradients"] = "its gradients at inputs"
         what["parameter_gradients"] = "the student's network, other weights"
         if card.students == "cohort":
             yield "several students, which teach each other"

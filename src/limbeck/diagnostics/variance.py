@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -134,8 +135,13 @@ def estimate_variance(
         seed: of the draws.
 
     Raises:
-        MethodError: the networks differ, or the curvature is not that of a convex loss.
+        MethodError: a number makes no sense, the networks differ, or the curvature is not that of
+            a convex loss.
     """
+    numbers = {"step": step, "curvature": 1.0 if curvature is None else curvature}
+    for key, value in {**numbers, "batches": num_batches}.items():
+        if not 0 < value < math.inf:
+            raise MethodError(f"{_NAME}: {key}: expected a number above 0, got {value}")
     ctx = Context(task=data.task, num_outputs=data.num_outputs)
     own = as_teacher(copy.deepcopy(student))
     theirs = teacher if isinstance(teacher, Teacher) else as_teacher(copy.deepcopy(teacher))

@@ -27,7 +27,6 @@ from limbeck.engine.progress import Position, stage_at
 from limbeck.engine.run_folder import RunFolder
 from limbeck.engine.setup import SETUP_STEP, Assembly, fit_runtimes, training_view
 from limbeck.engine.signals import GracefulStop, Interrupted
-from limbeck.errors import MethodError
 from limbeck.methods.base import Stage
 
 if TYPE_CHECKING:
@@ -155,14 +154,7 @@ class Distiller:
         """Let the methods choose the samples of the epoch; the same on every rank."""
         self._tell_context(0.0)
         self._seed(SETUP_STEP - 1 - self.position.epoch, rank=0)
-        for runtime in self.parts.module.data_runtimes():
-            samples = self.view.samples
-            self.view = runtime.examples(self.view, self.parts.ctx)
-            if self.view.samples is not samples:
-                raise MethodError(
-                    f"method {runtime.method.name}: examples must return a view over the samples "
-                    "it was given (select, with_targets, with_overlay), not over a set of its own"
-                )
+        self.view = self.parts.module.choose(self.view)
 
     def _after_step(self, total: int, rate: float) -> None:
         position = self.position
@@ -248,8 +240,7 @@ class Distiller:
         train, ctx, stage = self.train, self.parts.ctx, self.stage
         self._tell_context(done)
         self._seed(self.position.step, self.world.rank)
-        for teacher in self.parts.teachers.values():
-            teacher.step_begin(ctx)
+        self.parts.module.begin()
         self._set_rate(done, length)
         self.optimizer.zero_grad(set_to_none=True)
         for index, batch in enumerate(micro_batches):

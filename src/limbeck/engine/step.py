@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from limbeck.data.batch import Batch
 from limbeck.engine.asking import StudentVoice
-from limbeck.errors import TeacherError, unknown
+from limbeck.errors import MethodError, TeacherError, unknown
 from limbeck.methods.base import Method, Runtime, Stage
 from limbeck.methods.context import Context
 from limbeck.methods.supervised import task_loss
+from limbeck.models.calling import evaluating
 from limbeck.taps.outputs import Outputs
 from limbeck.teachers.base import Teacher
 from limbeck.teachers.peers import PeersTeacher
 from limbeck.teachers.visits import ask_padded
+
+if TYPE_CHECKING:
+    from limbeck.data.view import View
 
 
 def pick_teacher(teachers: Mapping[str, Teacher], name: str | None) -> str:
@@ -151,6 +155,29 @@ class StepModule(nn.Module):
         """Yield the runtimes that may change samples and batches: of a cohort, the first's."""
         self.face(0)
         yield from self._groups[0]
+
+    def begin(self) -> None:
+        """Tell the teachers where the training stands, before anybody asks them."""
+        for teacher in self._teachers.values():
+            teacher.step_begin(self._ctx)
+
+    def choose(self, view: View) -> View:
+        """Let the methods choose the samples of the coming epoch; all models are in eval mode.
+
+        Raises:
+            MethodError: a method answers with samples of its own.
+        """
+        self.begin()
+        with evaluating(self):
+            for runtime in self.data_runtimes():
+                samples, view = view.samples, runtime.examples(view, self._ctx)
+                if view.samples is not samples:
+                    raise MethodError(
+                        f"method {runtime.method.name}: examples must return a view over the "
+                        "samples it was given (select, with_targets, with_overlay), not over a "
+                        "set of its own"
+                    )
+        return view
 
     def _ask_teacher(
         self,

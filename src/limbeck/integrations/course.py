@@ -134,8 +134,7 @@ class Course:
             with torch.random.fork_rng(devices=[]):
                 seed_everything_for_step(self._seed, SETUP_STEP - 1 - self._epoch, 0)
                 self._ctx.generator.manual_seed(torch.initial_seed())
-                for runtime in self._step.data_runtimes():
-                    self._view = runtime.examples(self._view, self._ctx)
+                self._view = self._step.choose(self._view)
         return self._view
 
     # State.

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from limbeck.data.batch import Batch
 from limbeck.data.seeds import mix
 from limbeck.engine.asking import StudentVoice, members_of
+from limbeck.engine.checking import check_methods
 from limbeck.engine.distributed import World
 from limbeck.engine.gradients import refuse_constant, shape_gradients
 from limbeck.engine.plan import Wiring
-from limbeck.engine.setup import SETUP_STEP, check_methods, join_step, prepare_student
+from limbeck.engine.setup import SETUP_STEP, join_step, prepare_student
 from limbeck.engine.step import StepModule
 from limbeck.errors import MethodError
 from limbeck.integrations.course import Course
@@ -186,8 +187,9 @@ class Distillation(Remembering):
         Raises:
             MethodError: the data are not known.
         """
-        self._find_world()
+        self._settle()  # what is fitted is fitted before anything is chosen
         _ = self._course.view  # refused here where the data are not known
+        self._drawn = -1  # a choice draws numbers of its own
         assert self._data is not None
         options: dict[str, Any] = {"size": size, "seed": self._seed, "drop_last": drop_last}
         return epoch_loader(EpochBatches(self._course, self._data, self._ctx, **options))
@@ -203,10 +205,9 @@ class Distillation(Remembering):
         batch = self._receive(batch)
         stage = self._course.stage
         self._ctx.stage = stage.name
+        self._step.begin()
         for runtime in self._step.data_runtimes():
             batch = runtime.batch(batch, self._ctx)
-        for teacher in self.teachers.values():
-            teacher.step_begin(self._ctx)
         with self._attention():
             loss: Tensor
             loss, terms = self._step(batch, stage)

@@ -16,7 +16,6 @@ from limbeck.methods.base import Method, Runtime, Terms
 from limbeck.methods.card import Card, Cost, Paper
 from limbeck.methods.context import Context
 from limbeck.methods.registry import register_method
-from limbeck.models.calling import evaluating
 from limbeck.taps.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ class Backward(Method):
         shown = ctx.example.inputs if ctx.example is not None else None
         if not isinstance(shown, Tensor) or not shown.is_floating_point():
             raise MethodError("method backward: moves numbers (images, tables), not inputs by name")
-        return BackwardRuntime(self, student, data, shown[0])
+        return BackwardRuntime(self, data, shown[0])
 
 
 class BackwardRuntime(Runtime):
@@ -122,11 +121,8 @@ class BackwardRuntime(Runtime):
     targets: Tensor
     made: Tensor
 
-    def __init__(
-        self, method: Backward, student: nn.Module, data: DataBundle, sample: Tensor
-    ) -> None:
+    def __init__(self, method: Backward, data: DataBundle, sample: Tensor) -> None:
         super().__init__(method)
-        self.__dict__["network"] = student  # asked in eval mode; trained and saved elsewhere
         self.data = data
         view = data.splits["train"]
         size, generations = len(view.samples), method.rounds if method.keep else 1
@@ -164,13 +160,12 @@ class BackwardRuntime(Runtime):
         method = cast(Backward, self.method)
         self.moved[place].zero_()
         labels = torch.zeros_like(self.targets[place])
-        with evaluating(self.__dict__["network"]):
-            for number, batch in self.chunks(view, ctx):
-                moved = self.displaced(batch, number, ctx)
-                self.moved[place][batch.index] = moved.to(self.moved)
-                if method.hard_label == "teacher":
-                    told = ctx.teacher(batch.replace(inputs=moved), method.teacher).logits
-                    labels[batch.index] = told.argmax(dim=1)
+        for number, batch in self.chunks(view, ctx):
+            moved = self.displaced(batch, number, ctx)
+            self.moved[place][batch.index] = moved.to(self.moved)
+            if method.hard_label == "teacher":
+                told = ctx.teacher(batch.replace(inputs=moved), method.teacher).logits
+                labels[batch.index] = told.argmax(dim=1)
         self.moved[place] = ctx.sum(self.moved[place])
         if method.hard_label == "teacher":
             known = has_label(self.targets[place])

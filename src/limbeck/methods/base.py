@@ -213,8 +213,9 @@ class Runtime(nn.Module):
         """Select, relabel, overlay or repeat the samples of the coming epoch.
 
         Global generators and ``ctx.generator`` are seeded from (seed, epoch), the same on every
-        rank. The answer must be a view over the same samples. Of a cohort, the first member's
-        runtime alone is called, as for ``batch``: all members see the same data.
+        rank; all models are in eval mode, and no gradients are recorded. The answer must be a view
+        over the same samples. Of a cohort, the first member's runtime alone is called, as for
+        ``batch``: all members see the same data.
         """
         return view
 

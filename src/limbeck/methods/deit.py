@@ -58,6 +58,7 @@ class DeiT(Method):
         paper=DEIT,
         equation="CE(y, softmax(z_class)), CE(argmax z_T, softmax(z_distil)); logits: their mean",
         transfer="cross-entropy of a second head with the teacher's first choice",
+        supervision="labels",
         task_weight=0.5,
         replaces_task=True,
         exempt={

@@ -40,8 +40,8 @@ class PVR(Method):
     any optimiser, under accumulation and over processes. The paper's setting has no momentum and
     no weight decay, and the task term has weight 1.
 
-    SVRG: ``weight=1, unbiased=True`` and a snapshot teacher. Repeated self-distillation: ``KD`` at
-    temperature 1 with a snapshot teacher. Where the teacher has dropout or batch statistics, they
+    SVRG: ``weight=1, unbiased=True`` and a snapshot teacher. Repeated self-distillation: ``KDVR``
+    with a snapshot teacher. Where the teacher has dropout or batch statistics, they
     are those of eval mode.
 
     Args:

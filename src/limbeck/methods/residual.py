@@ -115,8 +115,11 @@ class Residual(Method):
         """Cut student and assistant out of the network, or take the two that were given.
 
         Raises:
-            MethodError: they cannot be cut out of it; features of another width were given.
+            MethodError: they cannot be cut out of it; features of another width were given; there
+                are several students, whose phases the engine cannot tell one by one.
         """
+        if ctx.num_members > 1:
+            raise MethodError("method residual: trains one student in phases, not a cohort")
         ours, theirs = heads_of(self, student, teachers, ctx)
         call = ctx.forward or call_model
         assert ctx.example is not None

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from limbeck.engine.checking import refuse_gradients, refuse_mixed, refuse_temperature
 from limbeck.engine.settings import Optimizer
-from limbeck.engine.setup import refuse_gradients, refuse_mixed, refuse_temperature
 from limbeck.errors import LimbeckError, MethodError, RecipeError, TeacherError, unknown
 from limbeck.methods.base import Method
 from limbeck.methods.card import Access

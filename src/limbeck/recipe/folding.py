@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from limbeck.data.bundle import DataBundle
 from limbeck.data.samples import digest_of
 from limbeck.errors import TeacherError
+from limbeck.recipe.nesting import inside
 from limbeck.recipe.schema import (
     CalibratedTeacher,
     Data,
@@ -48,6 +49,14 @@ def _check_fitted(teacher: Teacher, key: str) -> None:
             raise TeacherError(
                 f"{key}.train.data.leave_out: the folds are drawn here; leave it out"
             )
+        seeing = {} if trained is None else trained.all_teachers
+        for name, one in seeing.items():
+            if _learned(one):
+                raise TeacherError(
+                    f"{key}.train: its own teacher {name!r} has learned from the samples of every "
+                    "fold; give a recipe without a teacher, or whose teachers have not seen these "
+                    "samples"
+                )
         return
     if isinstance(teacher, CalibratedTeacher):
         _check_fitted(teacher.calibrated, f"{key}.calibrated")
@@ -56,6 +65,13 @@ def _check_fitted(teacher: Teacher, key: str) -> None:
             _check_fitted(one, f"{key}.ensemble.{i}")
     else:
         raise TeacherError(f"{key}: expected {FITTED} one or an ensemble of these")
+
+
+def _learned(teacher: Teacher) -> bool:
+    """Whether a teacher is trained or fitted by its recipe, itself or one inside it."""
+    if isinstance(teacher, TrainTeacher | SklearnTeacher):
+        return True
+    return any(_learned(held) for _, held in inside(teacher))
 
 
 def without_fold(

@@ -194,12 +194,15 @@ class CalibratedTeacher(Teacher):
         self, batch: Batch, *, taps: Sequence[str] | None = None, require_grad: bool = False
     ) -> Outputs:
         """Return the inner teacher's outputs with scaled logits."""
-        outputs = self.inner.ask(batch, taps=taps, require_grad=require_grad)
+        return self._rescaled(self.inner.ask(batch, taps=taps, require_grad=require_grad))
+
+    def _rescaled(self, outputs: Outputs) -> Outputs:
+        """Scale the logits; of an ensemble, those of its members too."""
         return Outputs(
             _scaled(outputs.logits, self._known()),
             outputs.features,
             outputs.attentions,
-            outputs.members,
+            tuple(self._rescaled(member) for member in outputs.members),
         )
 
     def _known(self) -> float | ScalingFit:
@@ -216,6 +219,11 @@ class CalibratedTeacher(Teacher):
             return digest_of_parts("calibrated", self.inner.fingerprint(), repr(known))
         parts = (self.scaling, tensor_digest(known.weight), tensor_digest(known.bias))
         return digest_of_parts("calibrated", self.inner.fingerprint(), *parts)
+
+    @property
+    def hides_members(self) -> bool:
+        """Whether the inner teacher keeps no single voices behind its answers."""
+        return getattr(self.inner, "hides_members", False)
 
     @property
     def module(self) -> nn.Module | None:

@@ -55,7 +55,8 @@ class CrossFitTeacher(Teacher):
 
     Raises:
         TeacherError: fewer than two teachers, one that changes, or a table of another size; on
-            ``foresee``, a method that changes samples; on ``bind``, other training samples.
+            ``foresee``, a method that changes samples; on ``bind``, other training samples, or
+            mixed ones.
     """
 
     def __init__(
@@ -106,6 +107,11 @@ class CrossFitTeacher(Teacher):
             raise TeacherError(
                 f"teachers.{self.name}: was fitted on folds of other training samples than these; "
                 "fit it on this run's data"
+            )
+        if data.augment_train.steps.mixup:
+            raise TeacherError(
+                f"teachers.{self.name}: data.augment has mixup, and of a mixture of two samples "
+                "nobody can tell which fold has seen neither; leave one of them out"
             )
         self.all.name = self.name
         self.all.bind(data, device)

@@ -44,8 +44,10 @@ class FollowerTeacher(Teacher):
         self._live: LiveTeacher | None = None
 
     def bind(self, data: DataBundle | None, device: torch.device) -> None:
-        """Keep data and device for the copy to come."""
+        """Keep data and device for the copy to come; move one that is there already."""
         self._data, self._device = data, device
+        if self._live is not None:
+            self._live.bind(None, device)
 
     def meet(self, student: nn.Module) -> None:
         """Copy the student as it is now. A later call starts anew from its student."""

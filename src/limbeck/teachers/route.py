@@ -38,7 +38,8 @@ class RouteTeacher(Teacher):
 
     Raises:
         TeacherError: fewer than two teachers, one that changes by itself, moments that do not fit;
-            on ``foresee``, a teacher that would take over after the end.
+            on ``foresee`` (in other loops at the first step), a teacher that would take over
+            after the end.
     """
 
     changes = True
@@ -79,12 +80,17 @@ class RouteTeacher(Teacher):
         """Learn how long the training is."""
         for member in self.members:
             member.foresee(visits)
-        self._starts = tuple(_share(moment, visits.epochs) for moment in self.at)
+        self._lay(visits.epochs)
+
+    def _lay(self, epochs: int) -> tuple[float, ...]:
+        """Lay the moments over so many epochs."""
+        self._starts = tuple(_share(moment, epochs) for moment in self.at)
         if self._starts[-1] >= 1:
             raise TeacherError(
                 f"teachers.{self.name}.at: the last teacher would take over after "
-                f"{self.at[-1]:g} epochs, but the training has {visits.epochs}"
+                f"{self.at[-1]:g} epochs, but the training has {epochs}"
             )
+        return self._starts
 
     def bind(self, data: DataBundle | None, device: torch.device) -> None:
         """Bind every teacher, and begin with the first."""
@@ -105,9 +111,8 @@ class RouteTeacher(Teacher):
 
     def step_begin(self, ctx: Any) -> None:
         """Let the teacher take over whose moment has come."""
-        if self._starts is None:
-            self._starts = tuple(_share(moment, ctx.epochs) for moment in self.at)
-        reached = [number for number, start in enumerate(self._starts) if start <= _late(ctx)]
+        starts = self._starts or self._lay(ctx.epochs)
+        reached = [number for number, start in enumerate(starts) if start <= _late(ctx)]
         self._place.number.fill_(reached[-1])
 
     @property
@@ -125,6 +130,11 @@ class RouteTeacher(Teacher):
         """Return the digest of all teachers and moments: it changes, so never cache its answers."""
         prints = (member.fingerprint() for member in self.members)
         return digest_of_parts("route", repr(self.at), str(self.current), *prints)
+
+    @property
+    def hides_members(self) -> bool:
+        """Whether one of the teachers keeps no single voices behind its answers."""
+        return any(getattr(member, "hides_members", False) for member in self.members)
 
     @property
     def module(self) -> nn.Module | None:
