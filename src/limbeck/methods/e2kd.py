@@ -12,7 +12,7 @@ from limbeck import functional
 from limbeck.data.batch import Batch, first_tensor
 from limbeck.data.tokens import token_mask
 from limbeck.methods.base import Method, Terms
-from limbeck.methods.card import Card, Cost, Paper
+from limbeck.methods.card import Card, Cost, Coupling, Paper
 from limbeck.methods.context import Context
 from limbeck.methods.registry import register_method
 from limbeck.taps.explaining import EXPLAINERS, Explainer, make_explainer
@@ -51,6 +51,8 @@ class E2KD(Method):
             with ``inputs: clean`` crop, flip and rotation move the kept map with the image.
         explained: "top": one map a sample, of the teacher's top class. "each", for several labels:
             one for each label that the teacher predicts (logit above 0), averaged over them.
+        shuffled: the control: each sample gets the teacher's map of its neighbour in the batch.
+            What helps as much with it does not come from explanations.
     """
 
     lam: float = 1.0
@@ -61,6 +63,7 @@ class E2KD(Method):
     every: int = 1
     frozen: bool = False
     explained: Literal["top", "each"] = "top"
+    shuffled: bool = False
 
     card: ClassVar[Card] = Card(
         title="e²KD",
@@ -93,6 +96,11 @@ class E2KD(Method):
         self.require(self.explained in EXPLAINED, "explained", f"one of {', '.join(EXPLAINED)}")
         one_map = not self.frozen or self.explained == "top"
         self.require(one_map, "explained", "'top' with frozen=true, which keeps one map a sample")
+
+    @property
+    def coupling(self) -> Coupling:
+        """Shuffled maps are those of other samples of the batch."""
+        return "batch" if self.shuffled else "none"
 
     @property
     def teacher_gradients(self) -> bool:
@@ -158,6 +166,7 @@ class E2KD(Method):
         kept = token_mask(batch.inputs, theirs[..., None]) if theirs.ndim == 2 else None
         if kept is not None:  # padding explains nothing
             ours, theirs = ours * kept, theirs * kept
+        theirs = theirs.roll(1, 0) if self.shuffled else theirs
         size = _map_size(batch, ours)
         gap: Tensor = functional.explanation_loss(ours, theirs, size=size, reduction=reduction)
         return gap
