@@ -94,8 +94,8 @@ def compare_explanations(
     with _asked(student, data, device) as first, _asked(teacher, data, device) as second:
         start = 0
         for batch in eval_batches(view, batch_size, data.augment_eval):
-            rows = slice(start, start := start + len(batch))
-            inside = None if masks is None else masks[rows].to(device)
+            here = slice(start, start := start + len(batch))
+            inside = None if masks is None else masks[here].to(device)
             table.add(batch.to(device), (first, ours), (second, theirs), inside)
     return table.findings(groups)
 
@@ -154,7 +154,7 @@ class _Table:
         worst = None
         if groups is not None and "accuracy" in columns:
             right = columns["accuracy"]
-            worst = min(float(right[groups == g].mean()) for g in groups.unique())
+            worst = min(float(right[groups == g].mean()) for g in torch.unique(groups))
         count = len(columns["agreement"])
         return ExplanationFindings(num_samples=count, **means, worst_group_accuracy=worst)
 

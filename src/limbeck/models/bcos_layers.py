@@ -6,13 +6,15 @@ arXiv 2205.10268): with unit weights w and exponent B, an input x gives
     |cos(x, w)|^(B-1) * <w, x> .
 
 A network of nothing else is, for each input, one linear map W(x) x. In :func:`explanation_mode` the
-scales are constants of the graph, so that the gradient of a logit is its row of W(x).
+gradient of a logit is its row of W(x): scales count as constants. They are so in that gradient
+alone; W(x) itself can be differentiated in full, scales and all, once the mode has ended.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,17 +27,23 @@ _SMALLEST = 1e-12  # of the vector norm, likewise
 
 
 class _Mode:
-    """Whether the scales are constants. One for the process: a pass may go through any wrapper."""
+    """Whether gradients pass the scales by.
+
+    One for the process: a pass may go through any wrapper, and CUDA's backward passes run in
+    threads of their own.
+    """
 
     explains: bool = False
 
 
 @contextmanager
 def explanation_mode() -> Iterator[None]:
-    """Let the scales of all B-cos layers and norms be constants while the context lasts.
+    """Let gradients pass by the scales of all B-cos layers and norms while the context lasts.
 
-    Outputs do not change; gradients with respect to inputs become the dynamic weights W(x). Batch
-    norms do not count what they see. It holds for the process, so not for two threads at once.
+    Both the pass and the gradient (``torch.autograd.grad``) belong inside; the gradient of a logit
+    with respect to the encoded pixels is then its dynamic weights W(x). A loss on W(x), made with
+    ``create_graph=True``, goes backward outside. Outputs do not change, and batch norms do not
+    count what they see. It holds for the process, so not for two threads at once.
     """
     before, _Mode.explains = _Mode.explains, True
     try:
@@ -50,14 +58,37 @@ def _check_exponent(b: float) -> float:
     return float(b)
 
 
+class _PassedBy(torch.autograd.Function):
+    """A product whose first factor gets no gradient in explanation mode.
+
+    Detaching it would do the same to the first derivative, and would cut the second.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, scale: Tensor, values: Tensor) -> Tensor:
+        ctx.save_for_backward(scale, values)
+        return scale * values
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
+        scale, values = ctx.saved_tensors
+        by_scale = None if _Mode.explains else (gradient * values).sum_to_size(scale.shape)
+        return by_scale, (gradient * scale).sum_to_size(values.shape)
+
+
+def _scaled(scale: Tensor, values: Tensor) -> Tensor:
+    """Return the product; outside of the mode an ordinary one, which compiles and exports."""
+    if not _Mode.explains:
+        return scale * values
+    product: Tensor = _PassedBy.apply(scale, values)  # type: ignore[no-untyped-call]
+    return product
+
+
 def _aligned(linear: Tensor, norm: Tensor, b: float) -> Tensor:
     """Return ``|linear / norm|^(b-1) * linear``."""
-    fixed = linear
-    if _Mode.explains:
-        fixed, norm = linear.detach(), norm.detach()
     if b == 2:
-        return fixed.abs() / norm * linear
-    return ((fixed / norm).abs() + 1e-6).pow(b - 1) * linear
+        return _scaled(linear.abs() / norm, linear)
+    return _scaled(((linear / norm).abs() + 1e-6).pow(b - 1), linear)
 
 
 class BcosConv2d(nn.Module):
@@ -161,9 +192,8 @@ class UncentredBatchNorm2d(nn.Module):
             if not _Mode.explains:
                 with torch.no_grad():
                     self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
-        scale = (variance + self.eps).rsqrt()
-        scale = scale.detach() if _Mode.explains else scale
-        return inputs * (scale * self.weight)[:, None, None]
+        scale = (variance + self.eps).rsqrt()[:, None, None]
+        return _scaled(scale, inputs) * self.weight[:, None, None]
 
 
 class Encode(nn.Module):

@@ -75,7 +75,10 @@ class Explainer:
         """
         feature = self.feature(outputs)
         explained = outputs.logits.gather(1, classes[:, None]).sum()
-        (gradient,) = torch.autograd.grad(explained, feature, create_graph=graph, retain_graph=True)
+        with self._mode():
+            (gradient,) = torch.autograd.grad(
+                explained, feature, create_graph=graph, retain_graph=True
+            )
         found = self._form(feature, gradient)
         return found if graph else found.detach()
 
