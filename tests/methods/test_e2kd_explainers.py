@@ -228,7 +228,7 @@ def test_a_frozen_run_from_a_cache_is_the_run_from_the_live_teacher(tmp_path):
 
 @pytest.mark.parametrize(
     "method",
-    [E2KD(explainer="input_gradient"), E2KD(every=2), E2KD(explained="each")],
+    [E2KD(every=2), E2KD(explained="each")],
     ids=lambda method: method.describe(),
 )
 def test_contracts_hold(method):

@@ -42,7 +42,7 @@ def test_linear_layer_against_loops(b):
     ]
     # b other than 2 adds 1e-6 to the cosine, so that its power has a slope at 0
     close = {"rtol": 1e-9, "atol": 0} if b in (1.0, 2.0) else {"rtol": 1e-4, "atol": 1e-5}
-    torch.testing.assert_close(layer(inputs), torch.tensor(expected).double(), **close)
+    torch.testing.assert_close(layer(inputs), torch.tensor(expected, dtype=torch.float64), **close)
 
 
 @pytest.mark.parametrize(("stride", "padding"), [(1, 1), (2, 1), (1, 0)])
