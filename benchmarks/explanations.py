@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness import arguments, begin, compare, finish
+from benchmarks.harness import add_clock, arguments, begin, compare, finish
 from benchmarks.loop import begun, epochs_of
 from limbeck.data import TensorSamples, bundle_from
 from limbeck.engine.plan import Plan
@@ -25,7 +25,7 @@ from limbeck.methods import as_methods
 from limbeck.models import build_model
 from limbeck.teachers import CachedTeacher, LiveTeacher, Teacher
 
-BATCH, IMAGES = 64, 256
+BATCH, STEPS = 64, 4
 STUDENT, TEACHER = "resnet8", "resnet20"
 ARMS: tuple[tuple[str, Mapping[str, Any], bool], ...] = (
     ("GradCAM", {}, False),
@@ -38,10 +38,13 @@ ARMS: tuple[tuple[str, Mapping[str, Any], bool], ...] = (
 )
 
 
-def epochs(method: str | Mapping[str, Any], folder: Path | None) -> Callable[[], object]:
+def epochs(
+    method: str | Mapping[str, Any], folder: Path | None, batch_size: int
+) -> Callable[[], object]:
     """Return an epoch of the Distiller; with a folder, the teacher speaks from a cache there."""
-    images = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8)
-    samples = TensorSamples(images, torch.arange(IMAGES) % 100)
+    count = STEPS * batch_size
+    images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
+    samples = TensorSamples(images, torch.arange(count) % 100)
     few = TensorSamples(images[:8], torch.arange(8))
     steps = [{"crop": {"padding": 4}}, "flip"]
     data = bundle_from(samples, few, few, num_classes=100, augment=steps, name="noise")
@@ -56,7 +59,7 @@ def epochs(method: str | Mapping[str, Any], folder: Path | None) -> Callable[[],
         teachers={"teacher": teacher},
         train=Train(
             epochs=10_000,
-            batch_size=BATCH,
+            batch_size=batch_size,
             optimizer=Optimizer(lr=1e-6),  # no weight of a method makes the loss grow
             schedule=Schedule(name="constant"),
         ),
@@ -71,22 +74,29 @@ def network(name: str) -> torch.nn.Module:
 
 def main() -> None:
     """Measure and print."""
-    options = arguments(__doc__ or "").parse_args()
+    parser = arguments(__doc__ or "")
+    add_clock(parser)
+    parser.add_argument("--batch", type=int, default=BATCH, help=f"samples (default {BATCH})")
+    parser.add_argument("--warmup", type=int, default=3, help="epochs first (default 3)")
+    options = parser.parse_args()
+    batch = options.batch
     begin(options)
     torch.set_num_threads(1)
     results = []
     with tempfile.TemporaryDirectory() as base:
-        live, kept = epochs("kd", None), epochs("kd", Path(base) / "kd")
+        live, kept = epochs("kd", None, batch), epochs("kd", Path(base) / "kd", batch)
         for number, (name, settings, frozen) in enumerate(ARMS):
             folder = Path(base) / f"arm-{number}" if frozen else None
-            ours = epochs({"name": "e2kd", **settings}, folder)
+            ours = epochs({"name": "e2kd", **settings}, folder, batch)
             other = ("KD, cached", kept) if frozen else ("KD", live)
             results.append(
                 compare(
-                    f"{name}, {STUDENT} from {TEACHER}, batch {BATCH}",
+                    f"{name}, {STUDENT} from {TEACHER}, batch {batch}",
                     ("e²KD", ours),
                     other,
                     pairs=options.pairs,
+                    warmup=options.warmup,
+                    clock=options.clock,
                 )
             )
     finish(results, options)
