@@ -226,13 +226,8 @@ def test_a_frozen_run_from_a_cache_is_the_run_from_the_live_teacher(tmp_path):
     assert same_weights(run(live, tmp_path / "a").student, run(kept, tmp_path / "b").student)
 
 
-@pytest.mark.parametrize(
-    "method",
-    [E2KD(every=2), E2KD(explained="each")],
-    ids=lambda method: method.describe(),
-)
-def test_contracts_hold(method):
-    check_method(method)
+def test_contracts_hold_for_steps_that_are_far_between():
+    check_method(E2KD(every=2))
 
 
 @pytest.mark.parametrize(

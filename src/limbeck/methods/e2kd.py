@@ -50,7 +50,8 @@ class E2KD(Method):
         frozen: whether the teacher's map is one of its answers, which a cache keeps; in a cache
             with ``inputs: clean`` crop, flip and rotation move the kept map with the image.
         explained: "top": one map a sample, of the teacher's top class. "each", for several labels:
-            one for each label that the teacher predicts (logit above 0), averaged over them.
+            one for each label that the teacher predicts (logit above 0), averaged over them; takes
+            a gradient of each network for every label predicted in the batch.
         shuffled: the control: each sample gets the teacher's map of its neighbour in the batch.
             What helps as much with it does not come from explanations.
     """
