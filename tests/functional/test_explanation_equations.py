@@ -5,7 +5,12 @@ import torch
 from functional_references import naive_cosine
 from torch.nn import functional as F
 
-from limbeck.functional import explanation_loss, explanation_similarity, gradcam
+from limbeck.functional import (
+    energy_pointing_game,
+    explanation_loss,
+    explanation_similarity,
+    gradcam,
+)
 
 
 def test_gradcam_of_maps_against_loops():
@@ -138,3 +143,38 @@ def test_gradient_is_the_numerical_one_and_the_teacher_gets_none(size):
     assert torch.autograd.gradgradcheck(lambda s: explanation_loss(s, fixed, size=size), student)
     explanation_loss(student, teacher, size=size).backward()
     assert teacher.grad is None
+
+
+def test_energy_pointing_game_counts_pixel_by_pixel():
+    maps, masks = torch.randn(3, 4, 5), torch.rand(3, 4, 5) > 0.5
+    found = energy_pointing_game(maps, masks)
+    for row in range(3):
+        inside = total = 0.0
+        for value, there in zip(
+            maps[row].flatten().tolist(), masks[row].flatten().tolist(), strict=True
+        ):
+            total += max(value, 0.0)
+            inside += max(value, 0.0) if there else 0.0
+        assert found[row].item() == pytest.approx(inside / total, rel=1e-6)
+    whole = torch.ones_like(masks)
+    torch.testing.assert_close(energy_pointing_game(maps, whole), torch.ones(3))
+    assert not energy_pointing_game(maps, ~whole).any()
+    channels = torch.randn(2, 6, 4, 5)
+    torch.testing.assert_close(
+        energy_pointing_game(channels, masks[:2]), energy_pointing_game(channels.sum(1), masks[:2])
+    )
+
+
+def test_a_map_that_points_nowhere_has_no_energy_and_shapes_must_fit():
+    assert energy_pointing_game(-torch.rand(1, 2, 2), torch.ones(1, 2, 2)).isnan().all()
+    with pytest.raises(
+        ValueError, match=r"maps have shape \(1, 2, 2\), masks have shape \(1, 3, 3\)"
+    ):
+        energy_pointing_game(torch.rand(1, 2, 2), torch.ones(1, 3, 3))
+
+
+def test_without_a_reduction_there_is_one_number_a_sample():
+    student, teacher = torch.rand(3, 4, 4), torch.rand(3, 4, 4)
+    rows = explanation_loss(student, teacher, reduction="none")
+    torch.testing.assert_close(rows, 1 - explanation_similarity(student, teacher))
+    torch.testing.assert_close(rows.mean(), explanation_loss(student, teacher))

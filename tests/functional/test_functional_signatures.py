@@ -57,6 +57,7 @@ CALLS = {
     "dist": [(LOGITS, OTHERS)],
     "dkd": [(LOGITS, OTHERS, TARGETS)],
     "dml": [(LOGITS, [OTHERS, OTHERS]), (LOGITS, [])],
+    "energy_pointing_game": [(MAPS, MAPS[:, 0] > 0), (MAPS[:, 0], MAPS[:, 1].sigmoid())],
     "entropy_value": [(LOGITS,)],
     "expected_calibration_error": [(LOGITS.softmax(1), TARGETS)],
     "explanation_loss": [(MAPS, MAPS[..., :3]), (MAPS[:, 0], MAPS[:, 1])],

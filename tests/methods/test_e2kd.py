@@ -14,8 +14,9 @@ from limbeck.engine.evaluate import score
 from limbeck.engine.setup import assemble, example_batch
 from limbeck.errors import MethodError
 from limbeck.methods.context import Context
-from limbeck.methods.e2kd import E2KD, gradcam_of
+from limbeck.methods.e2kd import E2KD
 from limbeck.taps import TappedModel
+from limbeck.taps.explaining import GradCAM
 from limbeck.taps.outputs import Outputs
 
 IMAGES = torch.rand(4, 1, 8, 8, dtype=torch.float64)
@@ -75,6 +76,10 @@ def at_work(method: E2KD, student: nn.Module, teacher: nn.Module, images=IMAGES,
 
     heard = theirs(batch).detach()
     return method.losses(ours(batch), heard, batch, Context(teacher=ask, step=step))
+
+
+def gradcam_of(outputs, tap, classes, *, graph):
+    return GradCAM(tap).map(outputs, classes, graph=graph)
 
 
 def fixed(network: nn.Module) -> nn.Module:

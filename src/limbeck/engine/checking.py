@@ -104,9 +104,10 @@ def refuse_temperature(method: Method, only: float | None, teacher: str) -> None
 def refuse_gradients(method: Method, gives: bool, teacher: str) -> None:
     """Refuse a method that asks for gradients each step, of a teacher that was to be asked once."""
     if method.teacher_gradients and not gives:
+        way = "set method.frozen=true, or " if hasattr(method, "frozen") else ""
         raise MethodError(
             f"method {method.name}: asks teacher {teacher!r} for gradients, which a cache does not "
-            "keep: it would be asked in every step; use the teacher without the cache"
+            f"keep: it would be asked in every step; {way}use the teacher without the cache"
         )
 
 

@@ -54,6 +54,7 @@ from limbeck.functional.dynamic_temperature import (
 )
 from limbeck.functional.ensemble import gated_logits, native_ensemble
 from limbeck.functional.explanation import (
+    energy_pointing_game,
     explanation_loss,
     explanation_similarity,
     gradcam,
@@ -154,6 +155,7 @@ __all__ = [
     "dist",
     "dkd",
     "dml",
+    "energy_pointing_game",
     "entropy_value",
     "expected_calibration_error",
     "expected_ratio",

@@ -1,7 +1,9 @@
 """Explanations, and how alike two are (e²KD, Parchami-Araghi et al. 2402.03119)."""
 
+from typing import Literal
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -76,20 +78,53 @@ def explanation_loss(
     teacher_map: Float[Tensor, " batch *teacher_shape"],
     *,
     size: tuple[int, int] | None = None,
-) -> Float[Tensor, ""]:
+    reduction: Literal["batchmean", "none"] = "batchmean",
+) -> Float[Tensor, ""] | Float[Tensor, " batch"]:
     """``mean(1 - explanation_similarity)``, the explanation term of e²KD.
 
     A zero map of the teacher costs exactly 1 with zero gradient, as in the authors' code; so does
     a zero map of the student, where the slope of the cosine is not defined. Exactly 0, with zero
-    gradient, for equal maps. Arguments and errors as in ``explanation_similarity``.
+    gradient, for equal maps. Arguments and errors as in ``explanation_similarity``; ``reduction``
+    "none" gives ``[batch]``.
     """
-    return _distance(student_map, teacher_map, size).sum() / max(len(student_map), 1)
+    distance = _distance(student_map, teacher_map, size)
+    return distance if reduction == "none" else distance.sum() / max(len(student_map), 1)
+
+
+def energy_pointing_game(
+    maps: Float[Tensor, "batch height width"] | Float[Tensor, "batch channels height width"],
+    masks: Shaped[Tensor, "batch height width"],
+) -> Float[Tensor, " batch"]:
+    """Share of a map's positive energy that lies on the object (Score-CAM, Wang et al. 1910.01279).
+
+    Args:
+        maps: explanations, ``[batch, height, width]``; of ``[batch, channels, height, width]`` the
+            channels are added up first. Negative entries do not count.
+        masks: where the object is, bool or weights in [0, 1], ``[batch, height, width]``; resize
+            maps first where they are smaller.
+
+    Returns:
+        ``[batch]`` in [0, 1]; NaN for a map without a positive entry, which points nowhere.
+
+    Raises:
+        ValueError: maps and masks differ in shape.
+    """
+    if maps.ndim == 4:
+        maps = maps.sum(dim=1)
+    if maps.shape != masks.shape or maps.ndim != 3:
+        raise ValueError(
+            f"maps have shape {tuple(maps.shape)}, masks have shape {tuple(masks.shape)}; "
+            "expected [batch, height, width] of both"
+        )
+    energy = maps.to(result_dtype(maps)).clamp(min=0).flatten(1)
+    inside = (energy * masks.to(energy.dtype).flatten(1)).sum(dim=1)
+    return inside / energy.sum(dim=1)
 
 
 def _distance(student: Tensor, teacher: Tensor, size: tuple[int, int] | None) -> Tensor:
     """1 - cosine as ½‖a/‖a‖ - b/‖b‖‖²: not negative, and exactly 0 for equal maps."""
     dtype = result_dtype(student)
-    a, b = _resized(student.to(dtype), size), _resized(teacher.detach().to(dtype), size)
+    a, b = resized_maps(student.to(dtype), size), resized_maps(teacher.detach().to(dtype), size)
     if a.shape != b.shape:
         hint = "; give size=(height, width) to resize both" if size is None else ""
         raise ValueError(
@@ -103,7 +138,8 @@ def _distance(student: Tensor, teacher: Tensor, size: tuple[int, int] | None) ->
     return torch.where(directed, (gap * gap).sum(dim=1) / 2, 1.0)
 
 
-def _resized(maps: Tensor, size: tuple[int, int] | None) -> Tensor:
+def resized_maps(maps: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """Return ``[batch, (channels,) height, width]`` in another size, as the losses above do."""
     if size is None or maps.shape[-2:] == tuple(size):
         return maps
     if maps.ndim not in (3, 4):

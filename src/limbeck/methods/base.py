@@ -72,8 +72,6 @@ class Method:
 
     card: ClassVar[Card]
     name: ClassVar[str]
-    teacher_gradients: ClassVar[bool] = False
-    """Whether ``losses`` asks its teacher for gradients at the tapped features."""
     example_student: ClassVar[Mapping[str, Any]] = {"model": "cnn"}
     """A student that it can work with, as a recipe writes it: for examples and for tests."""
 
@@ -96,6 +94,11 @@ class Method:
     def teacher_taps(self) -> tuple[str, ...]:
         """Taps this method reads from its teacher."""
         return ()
+
+    @property
+    def teacher_gradients(self) -> bool:
+        """Whether ``losses`` asks its teacher for gradients at the tapped features."""
+        return False
 
     # How samples hang together, which several processes and micro-batches must know.
 

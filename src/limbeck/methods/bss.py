@@ -78,7 +78,6 @@ class BSS(Method):
         cost=Cost(teacher_forwards=9.0, student_steps=1.5),
         exempt={"zero_at_equality": "cross-entropies, whose least value is the teacher's entropy"},
     )
-    teacher_gradients: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,6 +94,11 @@ class BSS(Method):
     ) -> Runtime:
         """Count the samples that are moved."""
         return BSSRuntime(self, ("moved", "crossed"))
+
+    @property
+    def teacher_gradients(self) -> bool:
+        """Samples climb the teacher's own slope."""
+        return True
 
     def shares(self, epoch: int, epochs: int) -> tuple[float, float]:
         """Return a and b at an epoch, counted from 0."""

@@ -1,6 +1,8 @@
 """Networks by name, what they cost, and how they are kept."""
 
 from limbeck.models.assistant import StudentAssistant
+from limbeck.models.bcos import BcosCNN, BcosResNet
+from limbeck.models.bcos_layers import BcosConv2d, BcosLinear, explanation_mode
 from limbeck.models.cnn import CNN
 from limbeck.models.cohort import Cohort
 from limbeck.models.cost import count_flops, count_parameters, measure_latency
@@ -21,6 +23,10 @@ __all__ = [
     "CNN",
     "MLP",
     "VGG",
+    "BcosCNN",
+    "BcosConv2d",
+    "BcosLinear",
+    "BcosResNet",
     "CifarResNet",
     "Cohort",
     "DeepResNet",
@@ -34,6 +40,7 @@ __all__ = [
     "build_model",
     "count_flops",
     "count_parameters",
+    "explanation_mode",
     "load_model",
     "measure_latency",
     "model_arguments",

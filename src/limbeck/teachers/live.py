@@ -17,6 +17,7 @@ from limbeck.models.hf import check_vocabulary
 from limbeck.models.pretrained_config import expected_statistics, size_hint
 from limbeck.taps import TappedModel, unwrap
 from limbeck.taps.outputs import Outputs
+from limbeck.teachers.answered_maps import apart, with_maps
 from limbeck.teachers.base import Teacher, stated_inputs
 from limbeck.teachers.digest import digest_of_parts, function_digest, module_digest
 from limbeck.teachers.examples import check_answer, example_batch
@@ -95,6 +96,7 @@ class LiveTeacher(Teacher):
         self._precision = precision
         self._channels_last = channels_last
         self._taps: tuple[str, ...] = ()
+        self._explains: tuple[str, ...] = ()
         self._example: Any = None
         self._frozen: Frozen | None = None
         self._tapped: TappedModel | None = None
@@ -178,8 +180,11 @@ class LiveTeacher(Teacher):
             )
 
     def set_taps(self, taps: Sequence[str]) -> None:
-        """Put taps on the network for every ordinary call; replaces those of an earlier call."""
-        self._taps = tuple(taps)
+        """Put taps on the network for every ordinary call; replaces those of an earlier call.
+
+        "explanation:gradcam:stages[-1]" and the like stand for the map of its own top class.
+        """
+        self._taps, self._explains = apart(taps)
         self._release()
         self._open()
 
@@ -193,7 +198,16 @@ class LiveTeacher(Teacher):
         """
         frozen = self._open()
         frozen.check_eval(self.name)
-        return self._run(self._read(batch), taps, require_grad=require_grad)
+        layers, explains = (None, self._explains) if taps is None else apart(taps)
+        read = self._read(batch)
+        outputs = self._run(read, layers, require_grad=require_grad)
+        if not explains:
+            return outputs
+
+        def again(taps: tuple[str, ...]) -> Outputs:
+            return self._run(read, taps, require_grad=True)
+
+        return with_maps(outputs, explains, again, first_tensor(stated_inputs(batch)))
 
     def _open(self, device: torch.device | None = None) -> Frozen:
         """Borrow the module and attach the taps where that has not been done."""

@@ -13,6 +13,7 @@ from torch import nn
 from limbeck.data.batch import Batch, first_tensor
 from limbeck.errors import CacheError, TeacherError, unknown
 from limbeck.taps.outputs import Outputs
+from limbeck.teachers.answered_maps import moved_maps
 from limbeck.teachers.base import Teacher
 from limbeck.teachers.cache.budget import as_bytes
 from limbeck.teachers.cache.capture import Capture
@@ -51,7 +52,8 @@ class CachedTeacher(Teacher):
         codec: in what form answers are kept: a name, a mapping or a :class:`Codec`.
         inputs: "views": the answers are about the augmented views that the student sees, and as
             many views are cycled as ``train.views`` says. "clean": the teacher answers once, about
-            the sample as evaluation shows it, whatever view the student sees.
+            the sample as evaluation shows it, whatever view the student sees; kept explanations
+            are cropped, flipped and rotated as the view is.
         budget: most bytes of the cache: a number, or "2GB"; None: what the disk has.
         name: what methods call it; None: the teacher's name.
         say: gets lines for a person; None: the log.
@@ -167,6 +169,8 @@ class CachedTeacher(Teacher):
         if place is None:
             return self.inner.ask(batch, taps=taps, require_grad=require_grad)
         outputs = self._part(place.view).gather(place.rows, taps)
+        if self.inputs == "clean":
+            outputs = moved_maps(outputs, batch)
         device = first_tensor(batch.inputs).device
         return outputs if device.type == "cpu" else outputs.map(lambda tensor: tensor.to(device))
 
