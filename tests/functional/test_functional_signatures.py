@@ -42,6 +42,7 @@ CALLS = {
     "boundary_step": [(MAPS, MAPS, LOGITS[:, 0], COUNT > 1)],
     "brier_score": [(LOGITS.softmax(1), TARGETS)],
     "cakd": [(LOGITS, OTHERS), (TOKENS, TOKENS)],
+    "channel_correlation": [(MAPS, MAPS[..., :3])],
     "class_correlation": [(LOGITS, OTHERS), (LOGITS[:2], OTHERS[:2])],
     "class_activation_maps": [(MAPS, LOGITS[:, :2])],
     "class_attention": [(MAPS, MAPS[..., :3])],

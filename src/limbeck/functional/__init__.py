@@ -20,6 +20,7 @@ from limbeck.functional.calibration import (
     reliability_bins,
     underconfidence_error,
 )
+from limbeck.functional.channels import channel_correlation
 from limbeck.functional.codebook import (
     assignment_kl,
     codeword_probabilities,
@@ -137,6 +138,7 @@ __all__ = [
     "boundary_step",
     "brier_score",
     "cakd",
+    "channel_correlation",
     "class_activation_maps",
     "class_attention",
     "class_correlation",
