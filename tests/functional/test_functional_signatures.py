@@ -108,6 +108,7 @@ CALLS = {
     "neuron_selectivity": [(MAPS, MAPS[:, :1, :4])],
     "nkd": [(LOGITS, OTHERS, TARGETS)],
     "normkd": [(LOGITS, OTHERS)],
+    "ofa": [(LOGITS, OTHERS, TARGETS)],
     "online_mean": [(LOGITS[:, 0], COUNT, LOGITS[:, 1])],
     "overconfidence_error": [(LOGITS.softmax(1), TARGETS)],
     "pearson_distance": [(LOGITS, OTHERS)],

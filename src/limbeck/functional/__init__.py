@@ -53,6 +53,7 @@ from limbeck.functional.dynamic_temperature import (
     kd_per_sample,
     sample_temperatures,
 )
+from limbeck.functional.enhanced import ofa
 from limbeck.functional.ensemble import gated_logits, native_ensemble
 from limbeck.functional.explanation import (
     explanation_loss,
@@ -206,6 +207,7 @@ __all__ = [
     "neuron_selectivity",
     "nkd",
     "normkd",
+    "ofa",
     "online_mean",
     "overconfidence_error",
     "pearson_distance",
