@@ -96,6 +96,7 @@ from limbeck.functional.rescaling import gradient_ratio, gradient_rescaling
 from limbeck.functional.review import hierarchical_context
 from limbeck.functional.scaling import ScalingFit, fit_scaling, scale_logits
 from limbeck.functional.selectivity import neuron_selectivity
+from limbeck.functional.self_supervision import cosine_similarities, least_wrong
 from limbeck.functional.singular import singular_directions, singular_flow
 from limbeck.functional.soft_labels import kd_cross_entropy
 from limbeck.functional.sparse import kl_sparse
@@ -150,6 +151,7 @@ __all__ = [
     "confusion",
     "control_variate",
     "correlation_congruence",
+    "cosine_similarities",
     "cost_aware_score",
     "crd_nce",
     "cross_entropy",
@@ -195,6 +197,7 @@ __all__ = [
     "kl_to_probs",
     "label_distribution",
     "label_smoothing_targets",
+    "least_wrong",
     "margin_distance",
     "match_sizes",
     "mixing_weights",
