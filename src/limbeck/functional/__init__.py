@@ -4,6 +4,7 @@ from limbeck.functional._common import Reduction
 from limbeck.functional._maps import match_sizes
 from limbeck.functional.activation_maps import class_activation_maps, class_attention
 from limbeck.functional.aggregation import aggregate_distance, highway
+from limbeck.functional.alignment import centred_gram, cka
 from limbeck.functional.ascent import ascend, with_norms_of
 from limbeck.functional.attention import attention_map, attention_transfer
 from limbeck.functional.boundary import activation_boundary
@@ -140,7 +141,9 @@ __all__ = [
     "boundary_step",
     "brier_score",
     "cakd",
+    "centred_gram",
     "channel_correlation",
+    "cka",
     "class_activation_maps",
     "class_attention",
     "class_correlation",
