@@ -18,6 +18,7 @@ from limbeck.methods import make_method
 from limbeck.methods.context import Context
 from limbeck.methods.exits import Merge, TokenExit, make_exit
 from limbeck.models import build_model
+from limbeck.taps import TappedModel
 from limbeck.teachers.live import LiveTeacher
 
 __all__ = ["images"]  # a fixture
@@ -95,8 +96,6 @@ def test_each_exit_and_the_output_has_its_gamma():
     runtime = prepare(make_method("ofa", gamma=(0.5, 1.0, 2.0), exits_weight=0.3), make_cnn(3, 4))
     runtime.double().eval()
     student = make_cnn(3, 4).double()
-    from limbeck.taps import TappedModel
-
     said = TappedModel(student, runtime.student_taps())(torch.rand(4, 1, 8, 8).double())
     heard = said.detach()
     heard = type(heard)(torch.randn(4, 10).double())

@@ -18,6 +18,7 @@ from limbeck.methods import make_method
 from limbeck.methods.context import Context
 from limbeck.models import build_model
 from limbeck.taps.outputs import Outputs
+from limbeck.teachers.live import LiveTeacher
 
 __all__ = ["images"]  # a fixture
 
@@ -177,8 +178,6 @@ def test_what_cannot_be_turned_is_refused():
     with pytest.raises(MethodError, match="cannot turn a teacher's own inputs"):
         runtime.batch(own, Context())
     mlp = build_model("mlp", num_classes=10, input_shape=(1, 8, 6), widths=(4,))
-    from limbeck.teachers.live import LiveTeacher
-
     ctx = Context(example=flat, num_outputs=10)
     with pytest.raises(MethodError, match="square images"):
         make_method("sskd").prepare(mlp, {"teacher": LiveTeacher(mlp)}, None, ctx)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck import functional
-from limbeck.data.batch import Batch
+from limbeck.data.batch import Batch, take_rows
 from limbeck.errors import TeacherError
 from limbeck.functional.alignment import FEWEST
 from limbeck.models.calling import call_model
@@ -116,7 +116,7 @@ def _similarities(student: _Asked, teacher: _Asked, batch: Batch) -> Tensor:
     size = min(CHUNK, len(batch))
     products = squares = others = torch.zeros(())
     for start in range(0, len(batch) - size + 1, size):
-        part = _part(batch, slice(start, start + size))
+        part = take_rows(batch, torch.arange(start, start + size))
         ours, theirs = (torch.stack(side.grams(part)).flatten(1) for side in (student, teacher))
         ours, theirs = ours.cpu(), theirs.cpu()
         products = products + ours @ theirs.T
@@ -124,20 +124,3 @@ def _similarities(student: _Asked, teacher: _Asked, batch: Batch) -> Tensor:
     scale = (squares[:, None] * others).sqrt()
     similarity: Tensor = products / torch.where(scale > 0, scale, 1.0)
     return similarity
-
-
-def _part(batch: Batch, rows: slice) -> Batch:
-    def cut(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value[rows]
-        if isinstance(value, dict):
-            return {key: cut(item) for key, item in value.items()}
-        return value
-
-    return batch.replace(
-        inputs=cut(batch.inputs),
-        teacher_inputs=cut(batch.teacher_inputs),
-        targets=cut(batch.targets),
-        index=cut(batch.index),
-        changed=cut(batch.changed),
-    )

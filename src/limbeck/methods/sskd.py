@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -19,13 +18,12 @@ from limbeck.methods.context import Context
 from limbeck.methods.ft import training_batches
 from limbeck.methods.paired import Paired, PairedRuntime
 from limbeck.methods.registry import register_method
+from limbeck.methods.turned import TURNS, check_square, make_head, owners, similarities, with_turned
 from limbeck.taps import TapPair
 from limbeck.taps.outputs import Outputs
 
 if TYPE_CHECKING:
     from limbeck.data import DataBundle
-
-TURNS = 3  # by 90, 180 and 270 degrees
 
 
 @register_method("sskd")
@@ -170,33 +168,16 @@ class SSKDRuntime(PairedRuntime):
         said = ctx.teacher(batch, self.method.teacher, taps=(tap,)).features[tap].detach()
         with torch.enable_grad():
             scores = similarities(self.teacher_head, said)
-            owners = _owners(scores)
-            loss = functional.cross_entropy(scores, owners)
+            whose = owners(scores)
+            loss = functional.cross_entropy(scores, whose)
             optimizer.zero_grad()
             torch.autograd.backward(loss)
         optimizer.step()
-        return scores.detach().argmax(dim=1) == owners
+        return scores.detach().argmax(dim=1) == whose
 
     def batch(self, batch: Batch, ctx: Context) -> Batch:
-        """Append the turned images, without labels and as samples that are no longer the data's.
-
-        Raises:
-            MethodError: the inputs are no square images.
-        """
-        check_square(batch)
-        views = [batch.inputs.rot90(turn, (2, 3)) for turn in range(TURNS + 1)]
-        same = torch.zeros(len(batch), dtype=torch.bool, device=batch.inputs.device)
-        before = same if batch.changed is None else batch.changed
-        targets = batch.targets
-        if targets is not None:
-            nothing = torch.full_like(targets, IGNORE).repeat(TURNS)
-            targets = torch.cat([targets, nothing])
-        return batch.replace(
-            inputs=torch.cat(views),
-            targets=targets,
-            index=None if batch.index is None else batch.index.repeat(TURNS + 1),
-            changed=torch.cat([before, (~same).repeat(TURNS)]),
-        )
+        """Append the turned images."""
+        return with_turned(batch)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, ctx: Context) -> Terms:
         """Return ``sskd_answers``, ``sskd_turned`` and ``sskd_similarity``."""
@@ -215,7 +196,7 @@ class SSKDRuntime(PairedRuntime):
         mine = similarities(self.student_head, ours)
         with torch.no_grad():
             other = similarities(self.teacher_head, theirs)
-        kept = functional.least_wrong(other, _owners(other), share=method.keep_similar)
+        kept = functional.least_wrong(other, owners(other), share=method.keep_similar)
         alike = functional.kd(mine[kept], other[kept], temperature=method.softness)
         return {
             "sskd_answers": method.answers * answers,
@@ -226,38 +207,3 @@ class SSKDRuntime(PairedRuntime):
     def report(self) -> Mapping[str, float]:
         """The share of originals that the teacher's head found in the last epoch of its fit."""
         return {"originals_found": float(self.found)}
-
-
-def make_head(shape: tuple[int, ...]) -> nn.Sequential:
-    """Return two linear layers as wide as the features, with a ReLU between them."""
-    width = math.prod(shape[1:])
-    return nn.Sequential(nn.Flatten(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
-
-
-def similarities(head: nn.Module, feature: Tensor) -> Tensor:
-    """Return how alike each turned image is to each original, ``[3 samples, samples]``."""
-    said = head(feature)
-    count = len(said) // (TURNS + 1)
-    return functional.cosine_similarities(said[count:], said[:count])
-
-
-def check_square(batch: Batch) -> None:
-    """Refuse inputs that cannot be turned by 90 degrees.
-
-    Raises:
-        MethodError: no tensor of square images, or the teacher has inputs of its own.
-    """
-    inputs = batch.inputs
-    if not isinstance(inputs, Tensor) or inputs.dim() != 4 or inputs.shape[2] != inputs.shape[3]:
-        said = list(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise MethodError(
-            "method sskd: turns its inputs by 90 degrees: expected square images [batch, channels, "
-            f"side, side], got {said}"
-        )
-    if batch.teacher_inputs is not None:
-        raise MethodError("method sskd: cannot turn a teacher's own inputs")
-
-
-def _owners(scores: Tensor) -> Tensor:
-    """Return which original each row of similarities belongs to."""
-    return torch.arange(scores.shape[1], device=scores.device).repeat(TURNS)
