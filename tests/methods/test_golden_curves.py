@@ -28,6 +28,7 @@ RUNS: dict[str, list[Any]] = {
     "letkd2": [{"name": "letkd2", "codewords": 4, "subclasses": 2}],
     "lad": [{"name": "lad", "weight": 1.0}],  # its own is made for AdamW
     "mask": ["kd", "mask"],
+    "sskd": [{"name": "sskd", "fit_epochs": 2}],
     "kcd": ["kd", {"name": "kcd", "stage_epochs": 1, "tau": 0.6}],
 }
 

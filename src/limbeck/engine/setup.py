@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -214,6 +215,21 @@ def example_batch(plan: Plan, device: torch.device, size: int = 2) -> Batch:
     return raw.replace(inputs=plan.data.augment_eval(raw.inputs, raw.index)).to(device)
 
 
+def some_samples(wiring: Wiring, count: int) -> Batch:
+    """Return up to ``count`` training samples, evenly spread, as evaluation would show them.
+
+    Where the data are another engine's: the example.
+    """
+    data, device = wiring.data, first_tensor(wiring.example.inputs).device
+    if data is None:
+        return wiring.example
+    view = data.splits["train"]
+    index = torch.linspace(0, len(view) - 1, min(count, len(view))).long()
+    raw = view.fetch(index)
+    assert raw.index is not None
+    return raw.replace(inputs=data.augment_eval(raw.inputs, raw.index)).to(device)
+
+
 def _prepare(wiring: Wiring, student: nn.Module, ctx: Context) -> list[list[Runtime]]:
     """Let every method build its runtime for every member, able to ask models meanwhile.
 
@@ -223,12 +239,13 @@ def _prepare(wiring: Wiring, student: nn.Module, ctx: Context) -> list[list[Runt
     groups: list[list[Runtime]] = []
     for index, member in enumerate(members_of(student)):
         ctx.member, ctx.example = index, example
+        ctx.samples = functools.partial(some_samples, wiring)
         group: list[Runtime] = []
         for method in wiring.methods:
             group.append(_prepare_one(method, member, wiring, ctx))
             member = group[-1].student or member
         groups.append(group)
-    ctx.example = None
+    ctx.example, ctx.samples = None, Context.samples
     return groups
 
 

@@ -4,6 +4,7 @@ from limbeck.functional._common import Reduction
 from limbeck.functional._maps import match_sizes
 from limbeck.functional.activation_maps import class_activation_maps, class_attention
 from limbeck.functional.aggregation import aggregate_distance, highway
+from limbeck.functional.alignment import centred_gram, cka
 from limbeck.functional.ascent import ascend, with_norms_of
 from limbeck.functional.attention import attention_map, attention_transfer
 from limbeck.functional.boundary import activation_boundary
@@ -20,6 +21,7 @@ from limbeck.functional.calibration import (
     reliability_bins,
     underconfidence_error,
 )
+from limbeck.functional.channels import channel_correlation
 from limbeck.functional.codebook import (
     assignment_kl,
     codeword_probabilities,
@@ -52,6 +54,7 @@ from limbeck.functional.dynamic_temperature import (
     kd_per_sample,
     sample_temperatures,
 )
+from limbeck.functional.enhanced import ofa
 from limbeck.functional.ensemble import gated_logits, native_ensemble
 from limbeck.functional.explanation import (
     energy_pointing_game,
@@ -95,6 +98,7 @@ from limbeck.functional.rescaling import gradient_ratio, gradient_rescaling
 from limbeck.functional.review import hierarchical_context
 from limbeck.functional.scaling import ScalingFit, fit_scaling, scale_logits
 from limbeck.functional.selectivity import neuron_selectivity
+from limbeck.functional.self_supervision import cosine_similarities, least_wrong
 from limbeck.functional.singular import singular_directions, singular_flow
 from limbeck.functional.soft_labels import kd_cross_entropy
 from limbeck.functional.sparse import kl_sparse
@@ -138,6 +142,9 @@ __all__ = [
     "boundary_step",
     "brier_score",
     "cakd",
+    "centred_gram",
+    "channel_correlation",
+    "cka",
     "class_activation_maps",
     "class_attention",
     "class_correlation",
@@ -148,6 +155,7 @@ __all__ = [
     "confusion",
     "control_variate",
     "correlation_congruence",
+    "cosine_similarities",
     "cost_aware_score",
     "crd_nce",
     "cross_entropy",
@@ -194,6 +202,7 @@ __all__ = [
     "kl_to_probs",
     "label_distribution",
     "label_smoothing_targets",
+    "least_wrong",
     "margin_distance",
     "match_sizes",
     "mixing_weights",
@@ -206,6 +215,7 @@ __all__ = [
     "neuron_selectivity",
     "nkd",
     "normkd",
+    "ofa",
     "online_mean",
     "overconfidence_error",
     "pearson_distance",

@@ -42,6 +42,10 @@ def _nobody(*_args: Any, **_kwargs: Any) -> Outputs:
     raise RuntimeError("this context has no models: it was made outside of a Distiller")
 
 
+def _no_samples(_count: int) -> Batch:
+    raise RuntimeError("this context has no data: samples are there in prepare alone")
+
+
 def _same(tensor: Tensor) -> Tensor:
     return tensor
 
@@ -71,6 +75,8 @@ class Context:
         gather: joins ``[samples, ...]`` of all ranks, in the order of ranks; gradients come back to
             each rank's part. For losses that compare samples.
         example: two samples, for methods that must see shapes in ``prepare``; None elsewhere.
+        samples: ``samples(count)`` gives up to so many training samples, evenly spread and as
+            evaluation would show them, for methods that must look at data in ``prepare``.
         forward: ``forward(model, batch)`` of students that are not called as ``model(inputs)``.
     """
 
@@ -93,4 +99,5 @@ class Context:
     sum: Callable[[Tensor], Tensor] = _same
     gather: Callable[[Tensor], Tensor] = _same
     example: Batch | None = None
+    samples: Callable[[int], Batch] = _no_samples
     forward: Callable[[Any, Any], Any] | None = None

@@ -27,7 +27,8 @@ class Coupled(Method):
     """Base of methods whose loss is a function of all features of a batch, without adapters.
 
     Args:
-        pairs: "auto", a tap of the same name in both, or pairs ``((student tap, teacher tap), …)``.
+        pairs: "auto"; "cka" pairs the stages by how alike they see training samples; a tap of the
+            same name in both; or pairs ``((student tap, teacher tap), …)``.
         across_ranks: under several processes, "gather" compares the samples of all of them (2
             processes then equal one), "local" each process its own.
     """

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from limbeck.errors import TeacherError
+from limbeck.methods.alike import most_alike
 from limbeck.methods.base import Method
 from limbeck.methods.context import Context
 from limbeck.models.calling import call_model
@@ -35,13 +36,18 @@ def find_pairs(
     """Pair layers of the student and of the method's teacher, in ``prepare``.
 
     The teacher's side is measured on inputs as the teacher reads them (its statistics, its
-    size), and each side is called as the run calls it (``forward=``).
+    size), and each side is called as the run calls it (``forward=``). Where ``pairs`` is "cka", the
+    stages pair by how alike they see training samples (``most_alike``).
 
     Raises:
-        TeacherError: the teacher has no layers (a black box), or there is no example.
+        TeacherError: the teacher has no layers (a black box), or there is no example; for "cka",
+            too few training samples.
         TapError, ShapeError: as ``pair_taps``.
     """
     teacher, ours, theirs = _examples(method, teachers, ctx)
+    if pairs == "cka":
+        layers = all_layers(method, ("stages", "stages"), student, teachers, ctx)
+        return most_alike(student, teacher, layers, ctx.samples, ctx.forward)
     return pair_taps(
         student,
         teacher.module,

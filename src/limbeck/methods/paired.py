@@ -31,7 +31,8 @@ class Paired(Method):
     """Base of methods on pairs of layers.
 
     Args:
-        pairs: "auto"; a tap of the same name in both; or pairs ``((student tap, teacher tap), …)``.
+        pairs: "auto"; "cka" pairs the stages by how alike they see training samples; a tap of the
+            same name in both; or pairs ``((student tap, teacher tap), …)``.
     """
 
     pairs: str | tuple[Any, ...] = "auto"
