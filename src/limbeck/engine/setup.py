@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from limbeck.data import seed_everything_for_step
-from limbeck.data.batch import Batch
+from limbeck.data.batch import Batch, first_tensor
 from limbeck.engine.asking import StudentVoice, members_of
 from limbeck.engine.checking import check_methods, check_student
 from limbeck.engine.distributed import World
