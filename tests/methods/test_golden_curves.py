@@ -28,6 +28,8 @@ RUNS: dict[str, list[Any]] = {
     "letkd2": [{"name": "letkd2", "codewords": 4, "subclasses": 2}],
     "lad": [{"name": "lad", "weight": 1.0}],  # its own is made for AdamW
     "mask": ["kd", "mask"],
+    "superfeatures": ["kd", "superfeatures"],
+    "chimeric": ["ked", {"name": "chimeric", "samples": 60, "epochs": 1}],
     "kcd": ["kd", {"name": "kcd", "stage_epochs": 1, "tau": 0.6}],
 }
 

@@ -40,7 +40,7 @@ class Chimeric(Method):
 
     Args:
         weight: has no meaning here, as there are no loss terms.
-        samples: how many chimeras there are; more sample visits than these begin anew.
+        samples: how many chimeras there are, or as many as can be made; then they begin anew.
         epochs: of the phase, at the end of training (5 in the authors' code); 0: none.
     """
 
@@ -84,7 +84,7 @@ class Chimeric(Method):
         """Find the groups.
 
         Raises:
-            MethodError: no network has groups of input features; there are too few samples.
+            MethodError: no network has groups of input features.
         """
         if ctx.num_members > 1:
             raise MethodError("method chimeric: makes samples for one student, not for a cohort")
@@ -97,12 +97,6 @@ class Chimeric(Method):
             raise MethodError(
                 "method chimeric: neither the student nor a teacher has groups of input features; "
                 "use explaining_mlp for one of them"
-            )
-        size = len(data.splits["train"])
-        if self.samples > size**grouped.groups:
-            raise MethodError(
-                f"method.samples: {size} samples in {grouped.groups} groups make at most "
-                f"{size**grouped.groups} chimeras, not {self.samples}"
             )
         return ChimericRuntime(self, grouped, data)
 
@@ -126,9 +120,10 @@ class ChimericRuntime(Runtime):
         """Return the donors of each chimera, positions in the training part ``[n, groups]``."""
         if self._donors is None:
             method, size = cast(Chimeric, self.method), len(self.data.splits["train"])
-            count = min(method.samples, method.epochs * size)
+            groups = self.__dict__["grouped"].groups
+            count = min(method.samples, method.epochs * size, size**groups)
             generator = torch.Generator().manual_seed(ctx.seed)
-            self._donors = distinct_tuples(count, size, self.__dict__["grouped"].groups, generator)
+            self._donors = distinct_tuples(count, size, groups, generator)
         return self._donors
 
     def batch(self, batch: Batch, ctx: Context) -> Batch:
@@ -177,5 +172,5 @@ def distinct_tuples(count: int, size: int, length: int, generator: torch.Generat
     found = torch.empty(0, length, dtype=torch.int64)
     while len(found) < count:
         more = torch.randint(size, (count + count // 8 + 8, length), generator=generator)
-        found = torch.unique(torch.cat([found, more]), dim=0)  # type: ignore[no-untyped-call]
+        found = torch.unique(torch.cat([found, more]), dim=0)
     return found[torch.randperm(len(found), generator=generator)[:count]]

@@ -97,6 +97,8 @@ class GroupedLinear(nn.Module):
         if int(group.min()) < 0 or int(group.max()) >= self.groups:
             wrong = int(group.min()) if int(group.min()) < 0 else int(group.max())
             raise ModelError(f"groups: expected 0 to {self.groups - 1}, got {wrong}")
+        if torch.equal(group, self.group):
+            return  # not a bit is to change
         self._scale(self._roots())
         self.group.copy_(group)
         self._scale(1 / self._roots())
