@@ -131,11 +131,19 @@ def test_the_width_is_the_root_of_the_quadratic():
         assert h == int((-line + (line**2 - 4 * square * rest) ** 0.5) / (2 * square))
 
 
-@pytest.mark.parametrize(("depth", "width"), [(8, 26), (20, 30)])
-@pytest.mark.parametrize("shortcut", ["pad", "conv"])
-def test_students_have_the_widths_of_the_authors_code(depth, width, shortcut):
-    """github.com/scbwn/ked at 68e6138: f = 26 for resnet8, 30 for resnet20, four groups."""
-    shape = {"num_classes": 10, "input_shape": (3, 32, 32), "depth": depth, "shortcut": shortcut}
+@pytest.mark.parametrize(
+    ("depth", "stages", "width"),
+    [(8, 16, 26), (20, 16, 30), (44, 32, 62), (56, 32, 62)],
+)
+def test_branches_have_the_widths_of_the_authors_code(depth, stages, width):
+    """github.com/scbwn/ked at 68e6138, four groups, ten classes; its teachers are twice as wide."""
+    shape = {
+        "num_classes": 10,
+        "input_shape": (3, 32, 32),
+        "depth": depth,
+        "widths": (stages, stages, 2 * stages, 4 * stages),
+        "shortcut": "pad",
+    }
     with torch.device("meta"):
         ours, plain = (build_model(name, **shape) for name in ("explaining_resnet", "resnet"))
         more = build_model("explaining_resnet", width=width + 1, **shape)

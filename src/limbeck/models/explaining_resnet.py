@@ -51,7 +51,7 @@ class ExplainingResNet(nn.Module):
         groups: int = 4,
         widths: Sequence[int] = (16, 16, 32, 64),
         width: int | None = None,
-        shortcut: str = "conv",
+        shortcut: str = "pad",
     ) -> None:
         super().__init__()
         in_channels, _, _ = check_image("explaining_resnet", input_shape)
