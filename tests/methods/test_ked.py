@@ -191,7 +191,7 @@ def test_hints_compare_branch_with_branch(kind):
     terms = runtime.losses(ours, theirs, None, Context())
     pairs = zip(ours.features[HIDDEN].chunk(2, 1), theirs.features[HIDDEN].chunk(2, 1), strict=True)
     total = sum(expected_distance(kind, runtime, i, *pair) for i, pair in enumerate(pairs))
-    assert float(terms["hint"]) == pytest.approx(0.6 * 0.25 / 2 * total, rel=1e-4)
+    assert float(terms["hint"].detach()) == pytest.approx(0.6 * 0.25 / 2 * total, rel=1e-4)
     plain = make_method("ked", mu=0.6).losses(ours, theirs, None, Context())
     assert torch.equal(terms["prediction"], plain["prediction"])
     torch.testing.assert_close(terms["explanation"], 0.75 * plain["explanation"])

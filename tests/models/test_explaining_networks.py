@@ -233,6 +233,7 @@ def test_only_explaining_networks_explain():
         (lambda: resnet(depth=9), "depth must be 6n"),
         (lambda: resnet(shortcut="cone"), "conv"),
         (lambda: resnet(groups=9999), "the plain network has .* parameters, too few"),
+        (lambda: resnet(widths=(1, 1, 1, 1), groups=9), "the plain network has .* too few"),
     ],
 )
 def test_what_cannot_be_built_is_refused(make, line):

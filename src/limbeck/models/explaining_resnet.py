@@ -65,6 +65,7 @@ class ExplainingResNet(nn.Module):
         if width is None:
             width = _matched_width(
                 count_parameters(plain),
+                2 * groups * num_classes,
                 lambda size: ExplainingResNet(
                     num_classes,
                     input_shape,
@@ -109,8 +110,13 @@ class ExplainingResNet(nn.Module):
         return {"stages": ["layer1", "layer2", HIDDEN], "penultimate": "pool", "head": "head"}
 
 
-def _matched_width(budget: int, make: Callable[[int], nn.Module]) -> int:
+def _matched_width(budget: int, least: int, make: Callable[[int], nn.Module]) -> int:
     """Return the largest width with which the branched network has at most ``budget`` parameters.
+
+    Args:
+        budget: parameters of the plain network.
+        least: what the classifiers of one-channel branches have, before any is built.
+        make: builds the branched network of a width.
 
     Raises:
         ModelError: one channel a branch is too many.
@@ -120,7 +126,7 @@ def _matched_width(budget: int, make: Callable[[int], nn.Module]) -> int:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             return count_parameters(make(width)) <= budget
 
-    if not fits(1):
+    if least > budget or not fits(1):
         raise ModelError(
             f"groups: the plain network has {budget:,} parameters, too few for so many branches; "
             "use fewer groups"
