@@ -98,7 +98,9 @@ def test_the_step_is_halved_where_the_walk_turns(monkeypatch):
 
 
 def test_a_number_that_never_comes_is_said():
-    with pytest.raises(MethodError, match=r"7 resolutions .* gave 2 to 2 communities .* never 3"):
+    with pytest.raises(
+        MethodError, match=r"7 resolutions, .* gave 2 to 2 communities of features, never 3"
+    ):
         communities(blocks(2, 2), 3, tries=7, step=0.001)
 
 

@@ -35,11 +35,17 @@ def communities(
         int64 ``[features]``: group of each, counted in the order of their first features.
 
     Raises:
-        MethodError: no resolution on the walk gives so many communities.
+        MethodError: no resolution on the walk gives so many communities, or there is nothing
+            to cut.
     """
     linked = (strength.sum(dim=0) > 0).nonzero().squeeze(1)
     if groups == 1:
         return torch.zeros(len(strength), dtype=torch.int64)
+    if not len(linked):
+        raise MethodError(
+            "method superfeatures: no two features act together in the teacher; use "
+            "partition: random"
+        )
     found = _walk(strength, linked, groups, resolution, step, tries, seed)
     group = torch.full((len(strength),), -1, dtype=torch.int64)
     for number, members in enumerate(sorted(sorted(part) for part in found)):
@@ -62,7 +68,7 @@ def _walk(
     import networkx
 
     weights = strength[linked][:, linked].double().cpu()
-    graph = networkx.from_numpy_array((weights / weights.mean()).numpy() if len(linked) else None)
+    graph = networkx.from_numpy_array((weights / weights.mean()).numpy())
     met, last = [], 0
     for _ in range(tries):
         parts: list[set[int]] = networkx.community.louvain_communities(
@@ -75,7 +81,7 @@ def _walk(
         step = step / 2 if way == -last else step
         resolution, last = max(resolution + way * step, 0.0), way
     raise MethodError(
-        f"groups: {tries} resolutions down to or up to {resolution:.4g} gave {min(met)} to "
-        f"{max(met)} communities of features, never {groups}; set the student's groups to "
-        f"{met[-1]}, or partition: random"
+        f"method superfeatures: {tries} resolutions, the last {resolution:.4g}, gave "
+        f"{min(met)} to {max(met)} communities of features, never {groups}; set the student's "
+        f"groups to {met[-1]}, or partition: random"
     )

@@ -152,11 +152,6 @@ class SuperfeaturesRuntime(Runtime):
             order = torch.Generator().manual_seed(method.partition_seed)
             return even[torch.randperm(size, generator=order)]
         strength = functional.feature_interactions(self.hessian(data, ctx)).cpu()
-        if not bool(strength.any()):
-            raise MethodError(
-                "method superfeatures: no two features act together in the teacher; use "
-                "partition: random"
-            )
         return communities(
             strength,
             groups,
