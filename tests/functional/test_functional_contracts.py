@@ -29,6 +29,7 @@ LOGIT_LOSSES = {
     "multi_teacher_kd": lambda s, t: lf.multi_teacher_kd(
         s, torch.stack([t, t.clone()]), torch.full((2, len(s)), 0.5)
     ),
+    "superfeature_kd": lambda s, t: lf.superfeature_kd(s.unsqueeze(1), t.unsqueeze(1)),
     "ttm_plain": lambda s, t: lf.ttm(s, t, gamma=1.0),
     "kd_per_sample": lambda s, t: lf.kd_per_sample(s, t, 1 + t.double().softmax(-1).amax(-1)),
 }

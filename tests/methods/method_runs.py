@@ -19,6 +19,7 @@ from limbeck.engine.settings import Checkpoints, Optimizer, Train
 from limbeck.methods import as_methods
 from limbeck.models import Cohort
 from limbeck.models.cnn import CNN
+from limbeck.models.explaining_mlp import ExplainingMLP
 from limbeck.models.vit import ViT
 from limbeck.teachers.live import LiveTeacher
 from limbeck.teachers.peers import PeersTeacher
@@ -53,6 +54,21 @@ def wide_chain(*channels: int) -> nn.Module:
     return nn.Sequential(Double(), *network.stages, network.pool, network.head)
 
 
+class WideExplainingMLP(ExplainingMLP):
+    """A small network that explains itself, in float64, whatever the precision of its inputs."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(10, (1, 8, 8), groups=3, width=width)
+        self.double()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs.double())
+
+
+def make_explaining(width: int) -> nn.Module:
+    return ExplainingMLP(10, (1, 8, 8), groups=3, width=width)
+
+
 class WideViT(ViT):
     """A small distilled transformer in float64, whatever the precision of its inputs."""
 
@@ -81,16 +97,23 @@ def digits(num_train: int = 64) -> DataBundle:
         return load_data("digits", num_train=num_train, label_fraction=0.5)
 
 
-def teacher_network(wide: bool = False, channels: tuple[int, ...] = (8, 16)) -> nn.Module:
+def teacher_network(
+    wide: bool = False, channels: tuple[int, ...] = (8, 16), explaining: bool = False
+) -> nn.Module:
     """A fixed teacher, a little trained, so that it prefers some classes to others."""
     with default_dtype(torch.float32):
-        return _teacher_network(wide, channels)
+        return _teacher_network(wide, channels, explaining)
 
 
 @cache
-def _teacher_network(wide: bool, channels: tuple[int, ...]) -> nn.Module:
+def _teacher_network(wide: bool, channels: tuple[int, ...], explaining: bool) -> nn.Module:
     torch.manual_seed(1)
-    network = WideCNN(*channels) if wide else make_cnn(*channels)
+    if explaining:
+        network = WideExplainingMLP(24) if wide else make_explaining(24)
+        network.grouped.regroup(torch.randperm(64) % 3)
+        network.head.prior.copy_(torch.linspace(0.05, 0.15, 10))
+    else:
+        network = WideCNN(*channels) if wide else make_cnn(*channels)
     view = digits(512).splits["train"]
     batch = view.fetch(torch.arange(len(view)))
     inputs = digits(512).augment_eval(batch.inputs, batch.index)
@@ -119,9 +142,14 @@ def make_plan(
     cnn = (wide_chain if branched else WideCNN) if wide else make_cnn
     two_heads = any(method.example_student["model"] == "vit" for method in chosen)
 
+    explaining = any(method.example_student["model"] == "explaining_mlp" for method in chosen)
+    explained = any(method.example_teacher is not None for method in chosen)
+
     def make_student() -> nn.Module:
         if two_heads:
             return WideViT()
+        if explaining:
+            return WideExplainingMLP(8) if wide else make_explaining(8)
         if cohort:
             return Cohort([cnn(4 + 2 * number, 8) for number in range(members)])
         return cnn(4, 8)
@@ -129,7 +157,7 @@ def make_plan(
     needs = any(method.card.needs_teacher for method in chosen)
     alike = any(method.card.same_network for method in chosen)
     channels = (4, 8) if alike else (8, 16)
-    teacher = {"teacher": LiveTeacher(teacher_network(wide, channels))} if needs else {}
+    teacher = {"teacher": LiveTeacher(teacher_network(wide, channels, explained))} if needs else {}
     if any(method.teacher == "self" for method in chosen):
         teacher = {"self": SnapshotTeacher(name="self")}
     settings = {

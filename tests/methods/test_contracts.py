@@ -7,13 +7,14 @@ from limbeck.methods.crd import CRD
 from limbeck.methods.e2kd import E2KD
 from limbeck.methods.fitnet import FitNet
 from limbeck.methods.kd import KD
+from limbeck.methods.ked import KED
 from limbeck.methods.rkd import RKD
 from limbeck.methods.sp import SP
 from limbeck.testing import check_method
 
 NAMES = list(all_methods())
 # Said here, so that a method does not pass by doing nothing.
-WITHOUT_TERMS = {"plain", "kcd", "backward", "mask"}
+WITHOUT_TERMS = {"plain", "kcd", "backward", "mask", "superfeatures", "chimeric"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -35,6 +36,7 @@ def test_contracts(name):
         SP(pairs="stages"),
         CRD(negatives="batch", dim=8),
         CRD(same_class="keep", num_negatives=5, temperature=0.01),
+        KED(mu=0.2, temperature=1.0, tau=2.0),
         E2KD(lam=0.0),
         E2KD(lam=5.0, temperature=5.0),
         E2KD(tap="stages.0", teacher_tap="stages[-1]"),

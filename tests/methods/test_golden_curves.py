@@ -29,6 +29,8 @@ RUNS: dict[str, list[Any]] = {
     "lad": [{"name": "lad", "weight": 1.0}],  # its own is made for AdamW
     "mask": ["kd", "mask"],
     "sskd": [{"name": "sskd", "fit_epochs": 2}],
+    "superfeatures": ["kd", "superfeatures"],
+    "chimeric": ["ked", {"name": "chimeric", "samples": 60, "epochs": 1}],
     "kcd": ["kd", {"name": "kcd", "stage_epochs": 1, "tau": 0.6}],
 }
 

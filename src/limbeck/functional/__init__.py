@@ -103,6 +103,13 @@ from limbeck.functional.singular import singular_directions, singular_flow
 from limbeck.functional.soft_labels import kd_cross_entropy
 from limbeck.functional.sparse import kl_sparse
 from limbeck.functional.standardised import kd_standardised, normkd, standardise_logits
+from limbeck.functional.superfeature import (
+    explanation_hessian,
+    feature_interactions,
+    naive_bayes,
+    superfeature_explanations,
+    superfeature_kd,
+)
 from limbeck.functional.task import (
     binary_cross_entropy,
     cross_entropy,
@@ -167,9 +174,11 @@ __all__ = [
     "entropy_value",
     "expected_calibration_error",
     "expected_ratio",
+    "explanation_hessian",
     "explanation_loss",
     "explanation_similarity",
     "factor_transfer",
+    "feature_interactions",
     "fit_scaling",
     "fit_temperature",
     "fit_temperature_by_ace",
@@ -207,6 +216,7 @@ __all__ = [
     "match_sizes",
     "mixing_weights",
     "multi_teacher_kd",
+    "naive_bayes",
     "native_ensemble",
     "nearest_subclass",
     "negative_log_likelihood",
@@ -239,6 +249,8 @@ __all__ = [
     "squared_error",
     "standardise_logits",
     "subclass_decisions",
+    "superfeature_explanations",
+    "superfeature_kd",
     "swap_with_label",
     "tangent_rise",
     "teacher_confidence",

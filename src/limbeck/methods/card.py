@@ -97,6 +97,7 @@ class Card:
         replaces_task: (ours) whether the method redefines supervision and owns the task term.
         selects: (ours) whether epochs may change length.
         deploys: (ours) "same": the student as given; "grown": with added parts.
+        listens: (ours) False where ``losses`` has no use for what the teacher says of a batch.
         cost: (ours) work per sample.
         exempt: (ours) loss contracts that do not apply, each with its one-line reason.
     """
@@ -128,6 +129,7 @@ class Card:
     replaces_task: bool = False
     selects: bool = False
     deploys: Literal["same", "grown"] = "same"
+    listens: bool = True
     cost: Cost = field(default_factory=Cost)
     exempt: Mapping[Contract, str] = field(default_factory=dict)
 
@@ -142,7 +144,8 @@ class Card:
 
         A method that differentiates the teacher asks it by itself, once.
         """
-        return self.needs_teacher and self.teacher_access != "parameter_gradients"
+        itself = self.teacher_access == "parameter_gradients"
+        return self.needs_teacher and self.listens and not itself
 
     @property
     def needs_features(self) -> bool:

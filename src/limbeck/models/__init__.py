@@ -7,6 +7,8 @@ from limbeck.models.cnn import CNN
 from limbeck.models.cohort import Cohort
 from limbeck.models.cost import count_flops, count_parameters, measure_latency
 from limbeck.models.deep_resnet import DeepResNet
+from limbeck.models.explaining_mlp import ExplainingMLP
+from limbeck.models.explaining_resnet import ExplainingResNet
 from limbeck.models.io import load_model, model_spec, read_spec, save_model
 from limbeck.models.mixer import Mixer
 from limbeck.models.mlp import MLP
@@ -30,6 +32,8 @@ __all__ = [
     "CifarResNet",
     "Cohort",
     "DeepResNet",
+    "ExplainingMLP",
+    "ExplainingResNet",
     "Mixer",
     "MobileNetV2",
     "ShuffleNetV1",

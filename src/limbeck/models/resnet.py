@@ -121,9 +121,9 @@ class CifarResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(stem)
         self.relu = nn.ReLU()
         blocks = (depth - 2) // 6
-        self.layer1 = _stage(stem, stages[0], blocks, 1, shortcut)
-        self.layer2 = _stage(stages[0], stages[1], blocks, 2, shortcut)
-        self.layer3 = _stage(stages[1], stages[2], blocks, 2, shortcut)
+        self.layer1 = residual_stage(stem, stages[0], blocks, 1, shortcut)
+        self.layer2 = residual_stage(stages[0], stages[1], blocks, 2, shortcut)
+        self.layer3 = residual_stage(stages[1], stages[2], blocks, 2, shortcut)
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.linear = nn.Linear(stages[2], num_classes)
         self._initialise("fan_in" if shortcut == "pad" else "fan_out")
@@ -154,9 +154,10 @@ class CifarResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
 
-def _stage(
+def residual_stage(
     in_channels: int, channels: int, blocks: int, stride: int, shortcut: str
 ) -> nn.Sequential:
+    """Return a stage of so many blocks, of which the first changes channels and resolution."""
     first = ResidualBlock(in_channels, channels, stride, shortcut)
     rest = [ResidualBlock(channels, channels, 1, shortcut) for _ in range(blocks - 1)]
     return nn.Sequential(first, *rest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -199,9 +199,9 @@ def make_scene(
         index=torch.arange(num_samples),
     )
     shape = tuple(input_shape)
-    make_student = make_student or _example(method, shape)
+    make_student = make_student or _example(method.example_student, shape)
     alike = equal or method.card.same_network
-    make_teacher = make_student if alike else make_teacher or _cnn((5, 7), shape)
+    make_teacher = make_student if alike else make_teacher or _other(method, shape)
     cohort = method.card.students == "cohort"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -269,9 +269,16 @@ def _cnn(channels: tuple[int, ...], shape: tuple[int, ...]) -> Network:
     return make
 
 
-def _example(method: Method, shape: tuple[int, ...]) -> Network:
-    """Return what builds the small student that the method can work with."""
-    arguments = dict(method.example_student)
+def _other(method: Method, shape: tuple[int, ...]) -> Network:
+    """Return what builds a teacher that the method can learn from."""
+    if method.example_teacher is None:
+        return _cnn((5, 7), shape)
+    return _example(method.example_teacher, shape)
+
+
+def _example(written: Mapping[str, Any], shape: tuple[int, ...]) -> Network:
+    """Return what builds a small network, written as a recipe writes it."""
+    arguments = dict(written)
     model = arguments.pop("model")
     if model == "cnn" and not arguments:
         return _cnn((4, 6), shape)
