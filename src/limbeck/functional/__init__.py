@@ -39,6 +39,12 @@ from limbeck.functional.contrastive import bank_scores, bank_update, crd_nce
 from limbeck.functional.correlated import cakd, split_kl
 from limbeck.functional.correlation import dist, pearson_distance
 from limbeck.functional.decoupled import decoupled_kl, dkd
+from limbeck.functional.directions import (
+    direction_distance,
+    probability_loyalty,
+    row_correlation,
+    top_log_odds,
+)
 from limbeck.functional.divergence import (
     kl_divergence,
     kl_from_log_probs,
@@ -151,6 +157,7 @@ __all__ = [
     "crd_nce",
     "cross_entropy",
     "decoupled_kl",
+    "direction_distance",
     "dist",
     "dkd",
     "dml",
@@ -209,6 +216,7 @@ __all__ = [
     "pearson_distance",
     "pkt",
     "power_sum",
+    "probability_loyalty",
     "ranking",
     "rectify",
     "reliability_bins",
@@ -216,6 +224,7 @@ __all__ = [
     "reverse_kl",
     "rkd_angle",
     "rkd_distance",
+    "row_correlation",
     "sample_temperatures",
     "scale_logits",
     "scale_of_variance",
@@ -230,6 +239,7 @@ __all__ = [
     "swap_with_label",
     "tangent_rise",
     "teacher_confidence",
+    "top_log_odds",
     "ttm",
     "underconfidence_error",
     "variational_information",
