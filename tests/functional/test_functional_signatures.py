@@ -136,6 +136,7 @@ CALLS = {
     "variational_information": [(MAPS, MAPS[..., :3], MAPS[0, :, 0, 0])],
     "direction_distance": [(MAPS, MAPS), (LOGITS, OTHERS)],
     "probability_loyalty": [(LOGITS, OTHERS)],
+    "embedding_bridge": [(LOGITS, OTHERS)],
     "row_correlation": [(LOGITS, OTHERS)],
     "top_log_odds": [(LOGITS,)],
     "best_lambda": [()],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,12 +17,14 @@ from method_runs import make_plan, run, same_weights, teacher_network  # noqa: E
 
 from limbeck.data import bundle_from  # noqa: E402
 from limbeck.data.batch import Batch  # noqa: E402
+from limbeck.engine import distiller  # noqa: E402
 from limbeck.engine.distributed import World  # noqa: E402
 from limbeck.engine.loyalty import measure_loyalty  # noqa: E402
 from limbeck.engine.plan import Plan  # noqa: E402
 from limbeck.engine.running import run_plan  # noqa: E402
 from limbeck.engine.settings import Checkpoints, Optimizer, Train  # noqa: E402
 from limbeck.engine.setup import assemble  # noqa: E402
+from limbeck.engine.signals import Interrupted  # noqa: E402
 from limbeck.errors import MethodError, ShapeError, TeacherError  # noqa: E402
 from limbeck.methods import as_methods  # noqa: E402
 from limbeck.models import build_model  # noqa: E402
@@ -292,11 +295,15 @@ def test_rates_that_are_plain_numbers_are_silenced_too():
 
 
 def test_resuming_goes_on_to_the_same_bits(tmp_path):
-    from reviewing import stop_after
+    def plan() -> Plan:
+        return plan_of("gkd", student=bert(2, 5))
 
-    whole = run_plan(plan_of("gkd", student=bert(2, 5)), tmp_path / "whole", quiet=True)
-    stop_after(3, plan_of("gkd", student=bert(2, 5)), tmp_path / "cut")
-    again = run_plan(plan_of("gkd", student=bert(2, 5)), tmp_path / "cut", resume=True, quiet=True)
+    whole = run_plan(plan(), tmp_path / "whole", quiet=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distiller.Distiller, "_asked", lambda self: self.position.step >= 3)
+        with pytest.raises(Interrupted):
+            run_plan(plan(), tmp_path / "cut", quiet=True)
+    again = run_plan(plan(), tmp_path / "cut", resume=True, quiet=True)
     assert same_weights(whole.student, again.student)
 
 

@@ -8,6 +8,7 @@ from limbeck.functional.ascent import ascend, with_norms_of
 from limbeck.functional.attention import attention_map, attention_transfer
 from limbeck.functional.boundary import activation_boundary
 from limbeck.functional.boundary_samples import adversarial_targets, base_samples, boundary_step
+from limbeck.functional.bridge import embedding_bridge
 from limbeck.functional.calibration import (
     ReliabilityBins,
     adaptive_calibration_error,
@@ -161,6 +162,7 @@ __all__ = [
     "dist",
     "dkd",
     "dml",
+    "embedding_bridge",
     "entropy_value",
     "expected_calibration_error",
     "expected_ratio",
