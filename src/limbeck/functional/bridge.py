@@ -9,7 +9,7 @@ def embedding_bridge(
     student_table: Float[Tensor, "tokens student_width"],
     teacher_table: Float[Tensor, "tokens teacher_width"],
 ) -> Float[Tensor, "teacher_width student_width"]:
-    r"""Return :math:`Q = W_T W_S^T (W_S W_S^T)^{-1}`, which maps word vectors best in least squares.
+    r"""Return :math:`Q = W_T W_S^T (W_S W_S^T)^{-1}`, the least-squares map.
 
     The paper's W has a column for each token; tables here have a row. Worked out in float64, with
     the pseudo-inverse, which is the inverse unless the student's vectors do not fill their space.
@@ -35,4 +35,5 @@ def embedding_bridge(
         )
     ours, theirs = (table.detach().double() for table in (student_table, teacher_table))
     found = (theirs.T @ ours) @ torch.linalg.pinv(ours.T @ ours, hermitian=True)
-    return found.to(student_table.dtype)
+    bridge: Tensor = found.to(student_table.dtype)
+    return bridge
