@@ -69,8 +69,9 @@ def direction_distance(
     dtype = result_dtype(student)
     gap = _direction(student.to(dtype)) - _direction(teacher.detach().to(dtype))
     batch, width = student.shape[0], student.shape[-1]
-    cost = gap.square().sum(dim=-1).reshape(batch, -1)
-    kept = torch.ones_like(cost) if mask is None else mask.reshape(batch, -1).to(dtype)
+    rows_each = student.shape[1:-1].numel()
+    cost = gap.square().sum(dim=-1).reshape(batch, rows_each)
+    kept = torch.ones_like(cost) if mask is None else mask.reshape(batch, rows_each).to(dtype)
     cost, rows = (cost * kept).sum(dim=1), kept.sum(dim=1)
     if reduction == "samples":
         return (cost / rows.clamp(min=1)).sum() / max(batch, 1)

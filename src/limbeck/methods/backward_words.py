@@ -117,7 +117,7 @@ class WordsRuntime(BackwardRuntime):
     def _embeddings(self) -> tuple[Any, Any]:
         """The modules that give student and teacher their word vectors."""
         networks = self.__dict__["network"], self.__dict__["teacher"].module
-        return tuple(network.get_input_embeddings() for network in networks)  # type: ignore[return-value]
+        return tuple(network.get_input_embeddings() for network in networks)
 
 
 def _with_vectors(inputs: Mapping[str, Tensor], vectors: Tensor) -> dict[str, Tensor]:

@@ -32,15 +32,16 @@ def slopes_at(
         TapError: a tap stands for several layers or none, or holds no numbers.
     """
     features = [feature_at(outputs, tap) for tap in taps]
-    scalar = functional.top_log_odds(outputs.logits) if of is None else of
-    found = torch.autograd.grad(
-        scalar.sum(),
-        features,
-        create_graph=graph,
-        retain_graph=True,
-        allow_unused=True,
-        materialize_grads=True,
-    )
+    with torch.enable_grad():  # the graph is there, whoever asks
+        scalar = functional.top_log_odds(outputs.logits) if of is None else of
+        found = torch.autograd.grad(
+            scalar.sum(),
+            features,
+            create_graph=graph,
+            retain_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
+        )
     return list(found)
 
 
