@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from functools import partial
 from typing import Any
 
@@ -19,13 +18,12 @@ from limbeck.data import bundle_from  # noqa: E402
 from limbeck.data.batch import Batch  # noqa: E402
 from limbeck.engine import distiller  # noqa: E402
 from limbeck.engine.distributed import World  # noqa: E402
-from limbeck.engine.loyalty import measure_loyalty  # noqa: E402
 from limbeck.engine.plan import Plan  # noqa: E402
 from limbeck.engine.running import run_plan  # noqa: E402
 from limbeck.engine.settings import Checkpoints, Optimizer, Train  # noqa: E402
 from limbeck.engine.setup import assemble  # noqa: E402
 from limbeck.engine.signals import Interrupted  # noqa: E402
-from limbeck.errors import MethodError, ShapeError, TeacherError  # noqa: E402
+from limbeck.errors import MethodError, ShapeError  # noqa: E402
 from limbeck.methods import as_methods  # noqa: E402
 from limbeck.models import build_model  # noqa: E402
 from limbeck.models.calling import make_attention_eager  # noqa: E402
@@ -414,47 +412,3 @@ def test_what_cannot_be_compared_is_told():
 def test_values_without_a_meaning_are_refused(name, key, value):
     with pytest.raises(MethodError, match=rf"method\.{key}: expected"):
         as_methods([{"name": name, key: value}])
-
-
-def test_loyalty_is_that_of_scipy_and_full_to_oneself():
-    from scipy.stats import pearsonr
-
-    small, big = bert(2, 5), bert(4, 7)
-    inputs, targets = texts()
-    batches = [Batch(inputs, targets)]
-    teacher = LiveTeacher(big)
-    found = measure_loyalty(small, teacher, batches, torch.device("cpu"))
-    values = []
-    for network in (small, big):
-        (slope,) = by_hand(network)
-        with TappedModel(copy.deepcopy(network).double().eval(), ("embeddings",)) as tapped:
-            values.append((slope * tapped(inputs).features["embeddings"]).sum(2).detach())
-    lengths = inputs["attention_mask"].sum(1).tolist()
-    expected = [
-        pearsonr(values[0][i, :n].numpy(), values[1][i, :n].numpy())[0]
-        for i, n in enumerate(lengths)
-    ]
-    # Correlations of two points are 1 or -1; float32 decides nothing here.
-    assert found["saliency_loyalty"] == pytest.approx(sum(expected) / 16, abs=1e-4)
-    oneself = measure_loyalty(copy.deepcopy(big), teacher, batches, torch.device("cpu"))
-    assert oneself == pytest.approx(dict.fromkeys(oneself, 1.0), abs=1e-6)
-    assert small.training == bert(2, 5).training
-    teacher.close()
-
-
-def test_a_run_measures_loyalty_where_it_is_asked_to(tmp_path):
-    plan = plan_of("kd", measure_saliency=True)
-    metrics = run_plan(plan, tmp_path / "run", quiet=True).summary["metrics"]["test"]
-    assert metrics["label_loyalty"] == metrics["agreement"]
-    assert -1 <= metrics["saliency_loyalty"] <= 1
-    assert 1 - math.sqrt(math.log(2)) <= metrics["probability_loyalty"] <= 1
-    other = run_plan(plan_of("kd"), tmp_path / "other", quiet=True).summary["metrics"]["test"]
-    assert "saliency_loyalty" not in other
-
-
-def test_a_black_box_has_no_saliency():
-    from limbeck.teachers import as_teacher
-
-    teacher = as_teacher(lambda batch: torch.zeros(16, 3))
-    with pytest.raises(TeacherError, match="gives no gradients, which saliency is made of"):
-        measure_loyalty(bert(1, 0), teacher, [], torch.device("cpu"))
