@@ -1,7 +1,7 @@
 """What steps of methods on gradients cost over one of KD with the same student and teacher.
 
-PVR: the teacher's backward pass is the difference; counting a backward pass as two forward ones, the
-floor of the ratio is 6 over 4. GKD: a backward pass of the teacher, and one of the student that is
+PVR: the teacher's backward pass is the difference; counting a backward pass as two forward ones,
+the floor of the ratio is 6 over 4. GKD: a backward pass of the teacher, and one of the student that is
 gone through backwards once more; BERTs of four blocks and of two, width 128, 32 texts of 64 tokens.
 
 python -m benchmarks.gradients
