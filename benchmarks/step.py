@@ -20,6 +20,7 @@ from benchmarks.harness import Ratio, arguments, begin, compare, finish
 from benchmarks.loop import begun
 from limbeck.data import TensorSamples, bundle_from
 from limbeck.data.batch import Batch
+from limbeck.engine.distiller import Distiller
 from limbeck.engine.plan import Plan
 from limbeck.engine.settings import Optimizer, Schedule, Train
 from limbeck.methods import as_methods
@@ -53,9 +54,13 @@ def distiller_of(
             schedule=Schedule(name="constant"),
         ),
     )
-    run = begun(plan)
-    run.parts.module.train()
     batch = Batch(images[:batch_size], labels[:batch_size], torch.arange(batch_size))
+    return step_of(begun(plan), batch)
+
+
+def step_of(run: Distiller, batch: Batch) -> Callable[[], object]:
+    """Return a run's step on one batch, again and again."""
+    run.parts.module.train()
 
     def step() -> None:
         run._train_step([batch], 0.0, 0.1)

@@ -39,6 +39,7 @@ SURFACE = {
         "--curvature",
         "--help",
         "--json",
+        "--loyalty",
         "--step",
         "--teacher",
         "RUN",

@@ -38,6 +38,7 @@ VECTOR_LOSSES = {
     "hint": lf.hint,
     "hint_half_sum": lambda s, t: lf.hint(s, t, normaliser="half_sum"),
     "explanation_loss": lf.explanation_loss,
+    "direction_distance": lambda s, t: lf.direction_distance(s, t, reduction="batchmean"),
 }
 LOSSES = LOGIT_LOSSES | VECTOR_LOSSES
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())

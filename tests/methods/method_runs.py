@@ -155,7 +155,7 @@ def make_plan(
         return cnn(4, 8)
 
     needs = any(method.card.needs_teacher for method in chosen)
-    alike = any(method.card.same_network for method in chosen)
+    alike = any(method.card.same_network or method.card.same_widths for method in chosen)
     channels = (4, 8) if alike else (8, 16)
     teacher = {"teacher": LiveTeacher(teacher_network(wide, channels, explained))} if needs else {}
     if any(method.teacher == "self" for method in chosen):

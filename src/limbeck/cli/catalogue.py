@@ -87,6 +87,8 @@ def _needs(kind: type[Method]) -> Iterator[str]:
             yield f"a teacher ({what.get(card.teacher_access, card.teacher_access)})"
     if card.supervision == "labels":
         yield "labels"
+    if card.same_widths:
+        yield "layers as wide as the teacher's"
     if card.needs_index:
         yield "sample indexes"
     if card.double_backward:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,6 +26,10 @@ def diagnose(
         float | None, typer.Option(help="Curvature of the loss; else estimated.")
     ] = None,
     batches: Annotated[int, typer.Option(help="Mini-batches to draw.")] = 500,
+    loyalty: Annotated[
+        bool,
+        typer.Option("--loyalty", help="Measure the loyalty to the teacher instead."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     allow_code: AllowCode = False,
 ) -> None:
@@ -32,14 +37,22 @@ def diagnose(
 
     The run's student stands for the optimum; the teacher must be the same network.
 
+    With --loyalty: does the student say what its teacher says, and for the same reasons?
+
     [bold]Examples[/bold]
 
     limbeck diagnose runs/plain-0 --teacher runs/early-0
     limbeck diagnose runs/kd-0 --step 0.05 --json
-    """
-    from limbeck.diagnostics.of_runs import variance_of_run
-    from limbeck.diagnostics.telling import as_plain, lines
 
+    limbeck diagnose runs/sst2-gkd-0 --loyalty
+    """
+    from limbeck.diagnostics.of_runs import loyalty_of_run, variance_of_run
+    from limbeck.diagnostics.telling import as_plain, lines, loyalty_lines
+
+    if loyalty:
+        told = loyalty_of_run(folder, overrides or (), teacher=teacher, allow_code=allow_code)
+        _say(told, list(loyalty_lines(told)), as_json)
+        return
     found = variance_of_run(
         folder,
         overrides or (),
@@ -49,12 +62,15 @@ def diagnose(
         num_batches=batches,
         allow_code=allow_code,
     )
+    _say(as_plain(found), list(lines(found)), as_json)
+
+
+def _say(plain: Mapping[str, Any], told: list[str], as_json: bool) -> None:
     if as_json:
         import json
 
-        print(json.dumps(as_plain(found)))
-        return
-    for line in lines(found):
+        told = [json.dumps(plain)]
+    for line in told:
         print(line)
 
 

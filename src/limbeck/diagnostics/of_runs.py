@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import torch
 from torch import nn
 
-from limbeck.data import steps_per_epoch
+from limbeck.data import eval_batches, steps_per_epoch
 from limbeck.diagnostics.variance import VarianceEstimate, estimate_variance
+from limbeck.engine.loyalty import measure_loyalty
+from limbeck.engine.measuring import EVAL_BATCH
+from limbeck.engine.plan import Plan
 from limbeck.engine.run_folder import RunFolder
 from limbeck.errors import RecipeError
 from limbeck.models import load_model
 from limbeck.recipe.build import build_plan
 from limbeck.recipe.overrides import Overrides
 from limbeck.recipe.running import finished_run, recipe_of
-from limbeck.teachers import Teacher
+from limbeck.teachers import Teacher, as_teacher
 
 
 def variance_of_run(
@@ -44,17 +49,7 @@ def variance_of_run(
     run = finished_run(folder)
     recipe = recipe_of(run, overrides, "call limbeck.diagnostics.estimate_variance")
     plan = build_plan(recipe, allow_code=allow_code, quiet=True)
-    found: nn.Module | Teacher
-    if teacher is not None:
-        found = load_model(RunFolder.open(teacher).student, allow_code=allow_code)
-    elif len(plan.teachers) == 1:
-        (found,) = plan.teachers.values()
-    else:
-        there = ", ".join(plan.teachers) or "none"
-        raise RecipeError(
-            f"{run.path}: expected one teacher, the run has {there}; give another run whose "
-            "student is the teacher (--teacher)"
-        )
+    found = _teacher_of(run, plan, teacher, allow_code)
     train = plan.train
     an_epoch = steps_per_epoch(plan.data.splits["train"], train.batch_size)
     return estimate_variance(
@@ -67,4 +62,65 @@ def variance_of_run(
         curvature=curvature,
         num_batches=num_batches,
         seed=plan.seed,
+    )
+
+
+def loyalty_of_run(
+    folder: str | Path,
+    overrides: Overrides = (),
+    *,
+    teacher: str | Path | None = None,
+    split: str = "test",
+    allow_code: bool = False,
+) -> dict[str, float | None]:
+    """Measure how loyal a finished run's student is to its teacher.
+
+    Args:
+        folder: the run.
+        overrides: changes to its recipe: other data.
+        teacher: a run whose student is the teacher; None: the run's own teacher.
+        split: what both are asked about.
+        allow_code: also import models from code that is not installed.
+
+    Returns:
+        "label_loyalty", "probability_loyalty" and "saliency_loyalty"; None where a measure has
+        nothing to go by. See :func:`limbeck.engine.loyalty.measure_loyalty`.
+
+    Raises:
+        RecipeError: the task has no classes; or the run has no teacher, or several, and no other
+            was given.
+    """
+    run = finished_run(folder)
+    recipe = recipe_of(run, overrides, "call limbeck.engine.loyalty.measure_loyalty")
+    plan = build_plan(recipe, allow_code=allow_code, quiet=True)
+    if plan.data.task != "classification":
+        raise RecipeError(f"{run.path}: loyalty compares classes, the task is {plan.data.task}")
+    found = as_teacher(_teacher_of(run, plan, teacher, allow_code))
+    device = torch.device("cpu")
+    found.bind(plan.data, device)
+    try:
+        view = plan.data.splits[split]
+        told = measure_loyalty(
+            load_model(run.student, allow_code=allow_code),
+            found,
+            eval_batches(view, EVAL_BATCH, plan.data.augment_eval),
+            device,
+        )
+    finally:
+        found.close()
+    return {key: None if math.isnan(value) else value for key, value in told.items()}
+
+
+def _teacher_of(
+    run: RunFolder, plan: Plan, teacher: str | Path | None, allow_code: bool
+) -> nn.Module | Teacher:
+    """Return the student of another run, or the one teacher of this one."""
+    if teacher is not None:
+        return load_model(RunFolder.open(teacher).student, allow_code=allow_code)
+    if len(plan.teachers) == 1:
+        return next(iter(plan.teachers.values()))
+    there = ", ".join(plan.teachers) or "none"
+    raise RecipeError(
+        f"{run.path}: expected one teacher, the run has {there}; give another run whose "
+        "student is the teacher (--teacher)"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from limbeck.diagnostics.variance import VarianceEstimate
@@ -40,3 +40,16 @@ def lines(found: VarianceEstimate) -> Iterator[str]:
             f"The student is not at its optimum (square of its full gradient {found.slope:.2g}): "
             "train it longer for a better estimate."
         )
+
+
+def loyalty_lines(found: Mapping[str, float | None]) -> Iterator[str]:
+    """Yield the lines for a person; None is told as not known."""
+    said = {
+        "label_loyalty": "same class as the teacher",
+        "probability_loyalty": "1 - sqrt(JS) of the probabilities",
+        "saliency_loyalty": "correlation of what the answers hang on (gradient times embedding)",
+    }
+    for key, words in said.items():
+        value = found.get(key)
+        shown = "    –" if value is None else f"{value:5.3f}"
+        yield f"{key.removesuffix('_loyalty'):<12}{shown}  {words}"

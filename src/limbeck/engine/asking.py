@@ -30,6 +30,7 @@ class StudentVoice:
         taps: for each member, the taps to read on every ordinary call.
         forward: how to run a model on a batch where it is not ``model(inputs)``.
         compile: whether to compile each member.
+        require_grad: whether taps of ordinary calls always have gradients (see ``TappedModel``).
     """
 
     def __init__(
@@ -39,9 +40,10 @@ class StudentVoice:
         *,
         forward: Forward | None = None,
         compile: bool = False,
+        require_grad: bool = False,
     ) -> None:
         self._voices = [
-            TappedModel(member, wanted, forward=forward, compile=compile)
+            TappedModel(member, wanted, forward=forward, compile=compile, require_grad=require_grad)
             for member, wanted in zip(members_of(student), taps, strict=True)
         ]
 

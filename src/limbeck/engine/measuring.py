@@ -21,6 +21,7 @@ from limbeck.engine.evaluate import (
     collect,
     score,
 )
+from limbeck.engine.loyalty import measure_loyalty
 from limbeck.engine.plan import Plan
 from limbeck.errors import RecipeError, unknown
 from limbeck.models import count_flops, count_parameters, measure_latency
@@ -168,6 +169,8 @@ class Judge:
             logits = torch.stack(answers.logits).mean(dim=0)
             teacher, task = self.reference(split), self._plan.data.task
             metrics[split] = score(task, logits, answers.targets, teacher)
+            if self._plan.train.measure_saliency:
+                metrics[split] |= self._loyalty(student, split)
             if len(answers.logits) > 1:
                 metrics[split] |= among_members(task, answers.logits, answers.targets)
             if split == "test":
@@ -177,6 +180,19 @@ class Judge:
                 if teacher is not None:
                     predictions["teacher_logits"] = teacher
         return metrics, predictions
+
+    def _loyalty(self, student: nn.Module, split: str) -> dict[str, float]:
+        for teacher in self._teachers.values():
+            if not isinstance(teacher, PeersTeacher | VirtualTeacher):
+                found = measure_loyalty(
+                    student,
+                    teacher,
+                    self._batches(split),
+                    self._world.device,
+                    forward=self._plan.forward,
+                )
+                return {key: value for key, value in found.items() if not math.isnan(value)}
+        return {}
 
     def teacher_summary(self, example: Any) -> dict[str, dict[str, Any]]:
         """Return, for each teacher that looks at inputs, what it is, its cost and test metrics."""

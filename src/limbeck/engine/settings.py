@@ -128,6 +128,8 @@ class Train:
         evaluate_every: epochs between evaluations on validation.
         measure_train: how many of the last epochs end with measuring the student on the training
             part too, as evaluation shows it; the mean over these is among the run's metrics.
+        measure_saliency: whether the deployed student's loyalty to its teacher is measured:
+            whether it says the same, and its answers hang on the same tokens.
         log_every: optimiser steps between lines of metrics.jsonl.
         compile: whether torch.compile is used on student and teacher.
         channels_last: whether image models and batches use the channels-last layout.
@@ -152,6 +154,7 @@ class Train:
     select_by: str = "auto"
     evaluate_every: int = 1
     measure_train: int = 0
+    measure_saliency: bool = False
     log_every: int = 50
     compile: bool = False
     channels_last: bool = False

@@ -164,7 +164,13 @@ def join_step(
     """
     graph = _announce_taps(wiring, runtimes)
     taps = [[tap for runtime in group for tap in runtime.student_taps()] for group in runtimes]
-    voice = StudentVoice(student, taps, forward=wiring.forward, compile=wiring.compile)
+    voice = StudentVoice(
+        student,
+        taps,
+        forward=wiring.forward,
+        compile=wiring.compile,
+        require_grad=any(method.student_gradients for method in wiring.methods),
+    )
     weight = wiring.task_weight
     weight = default_task_weight(wiring.methods) if weight is None else weight
     module = StepModule(

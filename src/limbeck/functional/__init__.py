@@ -9,6 +9,7 @@ from limbeck.functional.ascent import ascend, with_norms_of
 from limbeck.functional.attention import attention_map, attention_transfer
 from limbeck.functional.boundary import activation_boundary
 from limbeck.functional.boundary_samples import adversarial_targets, base_samples, boundary_step
+from limbeck.functional.bridge import embedding_bridge
 from limbeck.functional.calibration import (
     ReliabilityBins,
     adaptive_calibration_error,
@@ -41,6 +42,12 @@ from limbeck.functional.contrastive import bank_scores, bank_update, crd_nce
 from limbeck.functional.correlated import cakd, split_kl
 from limbeck.functional.correlation import dist, pearson_distance
 from limbeck.functional.decoupled import decoupled_kl, dkd
+from limbeck.functional.directions import (
+    direction_distance,
+    probability_loyalty,
+    row_correlation,
+    top_log_odds,
+)
 from limbeck.functional.divergence import (
     kl_divergence,
     kl_from_log_probs,
@@ -167,9 +174,11 @@ __all__ = [
     "crd_nce",
     "cross_entropy",
     "decoupled_kl",
+    "direction_distance",
     "dist",
     "dkd",
     "dml",
+    "embedding_bridge",
     "energy_pointing_game",
     "entropy_value",
     "expected_calibration_error",
@@ -231,6 +240,7 @@ __all__ = [
     "pearson_distance",
     "pkt",
     "power_sum",
+    "probability_loyalty",
     "ranking",
     "rectify",
     "reliability_bins",
@@ -238,6 +248,7 @@ __all__ = [
     "reverse_kl",
     "rkd_angle",
     "rkd_distance",
+    "row_correlation",
     "sample_temperatures",
     "scale_logits",
     "scale_of_variance",
@@ -254,6 +265,7 @@ __all__ = [
     "swap_with_label",
     "tangent_rise",
     "teacher_confidence",
+    "top_log_odds",
     "ttm",
     "underconfidence_error",
     "variational_information",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
@@ -50,6 +50,12 @@ class Backward(Method):
             "teacher"'s class.
         keep: also the copies of earlier rounds stay, for small sets: a batch grows by n a round.
         direction: "ascent"; or a control: "noise", a random direction of the same norm.
+        bridge: of texts: how a student's moved word vectors become the teacher's: "paper" maps them
+            whole; "residual" (ours) maps the move alone and adds it to the teacher's own.
+
+    Of texts the student's word vectors move (positions and segments are added afterwards, padding
+    stays out), and both networks are given word vectors instead of tokens: they must be
+    transformers networks that share a vocabulary. Copies are kept in memory.
     """
 
     rounds: int = 4
@@ -60,6 +66,7 @@ class Backward(Method):
     hard_label: Literal["source", "none", "teacher"] = "source"
     keep: bool = False
     direction: Literal["ascent", "noise"] = "ascent"
+    bridge: Literal["paper", "residual"] = "paper"
 
     card: ClassVar[Card] = Card(
         title="Backward-KD",
@@ -95,6 +102,7 @@ class Backward(Method):
         labels = ("source", "none", "teacher")
         self.require(self.hard_label in labels, "hard_label", "source, none or teacher")
         self.require(self.direction in ("ascent", "noise"), "direction", "ascent or noise")
+        self.require(self.bridge in ("paper", "residual"), "bridge", "paper or residual")
 
     def prepare(
         self, student: nn.Module, teachers: Mapping[str, Any], data: DataBundle | None, ctx: Context
@@ -109,6 +117,10 @@ class Backward(Method):
         if self.divergence == "kl" and ctx.task != "classification":
             raise MethodError(f"method.divergence: kl needs classes, the task is {ctx.task}: mse")
         shown = ctx.example.inputs if ctx.example is not None else None
+        if isinstance(shown, Mapping) and "input_ids" in shown:
+            from limbeck.methods.backward_words import WordsRuntime
+
+            return WordsRuntime(self, student, teachers, data, ctx)
         if not isinstance(shown, Tensor) or not shown.is_floating_point():
             raise MethodError("method backward: moves numbers (images, tables), not inputs by name")
         return BackwardRuntime(self, data, shown[0])
@@ -160,16 +172,38 @@ class BackwardRuntime(Runtime):
         method = cast(Backward, self.method)
         self.moved[place].zero_()
         labels = torch.zeros_like(self.targets[place])
+        self.begin(place)
         for number, batch in self.chunks(view, ctx):
-            moved = self.displaced(batch, number, ctx)
-            self.moved[place][batch.index] = moved.to(self.moved)
+            moved = self.displaced(batch, number, ctx, place)
+            self.store(place, batch, moved)
             if method.hard_label == "teacher":
-                told = ctx.teacher(batch.replace(inputs=moved), method.teacher).logits
+                told = ctx.teacher(self.asked(batch, moved, place), method.teacher).logits
                 labels[batch.index] = told.argmax(dim=1)
         self.moved[place] = ctx.sum(self.moved[place])
         if method.hard_label == "teacher":
             known = has_label(self.targets[place])
             self.targets[place] = torch.where(known, ctx.sum(labels), self.targets[place])
+
+    def begin(self, place: int) -> None:
+        """Get ready to make the copies of a generation."""
+
+    def start(self, batch: Batch) -> Tensor:
+        """Return what is moved."""
+        inputs: Tensor = batch.inputs
+        return inputs
+
+    def asked(self, batch: Batch, moved: Tensor, place: int) -> Batch:
+        """Return the batch with moved inputs, as both networks are asked about it."""
+        return batch.replace(inputs=moved)
+
+    def store(self, place: int, batch: Batch, moved: Tensor) -> None:
+        """Keep the copies of a batch."""
+        self.moved[place][batch.index] = moved.to(self.moved)
+
+    def joined(self, batch: Batch, places: Iterable[int]) -> Mapping[str, Any]:
+        """Return the inputs of a batch and its copies, as fields of a Batch."""
+        copies = [self.moved[at][batch.index].to(batch.inputs) for at in places]
+        return {"inputs": torch.cat([batch.inputs, *copies])}
 
     def chunks(self, view: View, ctx: Context) -> Iterator[tuple[int, Batch]]:
         """Yield this rank's share of the samples in numbered chunks, as evaluation sees them."""
@@ -179,17 +213,17 @@ class BackwardRuntime(Runtime):
                 shown = self.data.augment_eval(raw.inputs, raw.index)
                 yield number, raw.replace(inputs=shown).to(ctx.device)
 
-    def displaced(self, batch: Batch, number: int, ctx: Context) -> Tensor:
+    def displaced(self, batch: Batch, number: int, ctx: Context, place: int) -> Tensor:
         """Return the batch's inputs, moved uphill; or, as a control, as far in any direction."""
         method = cast(Backward, self.method)
 
         def compare(inputs: Tensor) -> Tensor:
-            asked = batch.replace(inputs=inputs)
+            asked = self.asked(batch, inputs, place)
             theirs = ctx.teacher(asked, method.teacher, require_grad=True).logits
             ours = ctx.student(asked, require_grad=True).logits
             return self.divergences(ours, theirs, classes=ctx.task == "classification")
 
-        start: Tensor = batch.inputs
+        start = self.start(batch)
         moved = functional.ascend(start, compare, rate=method.rate, steps=method.steps)
         if method.direction == "ascent":
             return moved
@@ -217,19 +251,18 @@ class BackwardRuntime(Runtime):
         first = 0 if method.keep else generations - 1
         places = range(first, generations)
         index = batch.index
-        inputs = torch.cat(
-            [batch.inputs, *(self.moved[at][index].to(batch.inputs) for at in places)]
-        )
+        joined = self.joined(batch, places)
         targets = batch.targets
         if targets is not None:
             told = [self.labels(at, index).to(targets) for at in places]
             targets = torch.cat([targets, *told])
-        changed = torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
+        size = len(batch) * (1 + len(places))
+        changed = torch.zeros(size, dtype=torch.bool, device=index.device)
         changed[len(batch) :] = True
         if batch.changed is not None:
             changed[: len(batch)] = batch.changed
         indices = torch.cat([batch.index, *(index for _ in places)])
-        return batch.replace(inputs=inputs, targets=targets, index=indices, changed=changed)
+        return batch.replace(**joined, targets=targets, index=indices, changed=changed)
 
     def labels(self, place: int, index: Tensor) -> Tensor:
         """Return the labels of copies; IGNORE or NaN for none."""

@@ -72,6 +72,9 @@ class Method:
 
     card: ClassVar[Card]
     name: ClassVar[str]
+    student_gradients: ClassVar[bool] = False
+    """Whether ``losses`` takes gradients at the student's tapped features, which then exist also
+    where nothing before them is trained (the input, frozen embeddings)."""
     example_student: ClassVar[Mapping[str, Any]] = {"model": "cnn"}
     """A student that it can work with, as a recipe writes it: for examples and for tests."""
     example_teacher: ClassVar[Mapping[str, Any] | None] = None

@@ -90,6 +90,7 @@ class Card:
         teacher_access: (ours) the most intrusive thing asked of the teacher; "sparse": outputs of
             which some classes' probabilities are enough.
         same_network: (ours) whether the teacher must be the student's network with other weights.
+        same_widths: (ours) whether layers of the student must be as wide as the teacher's.
         needs_index: (ours) whether samples must carry their index.
         double_backward: (ours) whether gradients of gradients are taken.
         separable: (ours) whether the loss of a batch is the mean of the losses of its samples.
@@ -122,6 +123,7 @@ class Card:
     max_classes: int | None = None
     teacher_access: Access = "outputs"
     same_network: bool = False
+    same_widths: bool = False
     needs_index: bool = False
     double_backward: bool = False
     separable: bool = True

@@ -69,6 +69,9 @@ _KNOWN = (
     Metric("member_accuracy", "Members’ mean accuracy", True, "percent", "%"),
     Metric("disagreement", "Two members differ", None, "percent", "%"),
     Metric("agreement", "Agreement", True, "percent", "%"),
+    Metric("label_loyalty", "Label loyalty", True, "percent", "%"),
+    Metric("probability_loyalty", "Probability loyalty", True, "percent", "%"),
+    Metric("saliency_loyalty", "Saliency loyalty", True),
     Metric("kl_to_teacher", "KL to teacher", False),
     Metric("mse_to_teacher", "Squared distance to teacher", False),
 )

@@ -114,14 +114,22 @@ def hooked(
 
 
 def attach(
-    model: nn.Module, store: TapStore, *, require_grad: bool = False, detach: bool = False
+    model: nn.Module,
+    store: TapStore,
+    *,
+    require_grad: bool = False,
+    detach: bool = False,
+    lenient: bool = False,
 ) -> list[RemovableHandle]:
-    """Register one hook for each tensor that ``store`` wants; the caller removes the handles."""
+    """Register one hook for each tensor that ``store`` wants; the caller removes the handles.
+
+    With ``lenient``, calls under ``no_grad`` are captured without gradients instead of refused.
+    """
     model = unwrap(model)
     handles = []
     for tap in {tap.key: tap for tap in store.taps.values()}.values():
         module = model.get_submodule(tap.path)
-        capture = _Capture(tap, store, require_grad, detach)
+        capture = _Capture(tap, store, require_grad, detach, lenient)
         if tap.side == "in":
             handles.append(module.register_forward_pre_hook(capture.before, with_kwargs=True))
         else:
@@ -132,9 +140,16 @@ def attach(
 class _Capture:
     """The hook of one tap."""
 
-    def __init__(self, tap: ResolvedTap, store: TapStore, require_grad: bool, detach: bool) -> None:
+    def __init__(
+        self,
+        tap: ResolvedTap,
+        store: TapStore,
+        require_grad: bool,
+        detach: bool,
+        lenient: bool = False,
+    ) -> None:
         self.tap, self.store = tap, store
-        self.require_grad, self.detach = require_grad, detach
+        self.require_grad, self.detach, self.lenient = require_grad, detach, lenient
         self.live = True
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Capture:
@@ -194,6 +209,8 @@ class _Capture:
         return tensor
 
     def replaces(self, tensor: Tensor) -> bool:
+        if self.lenient and not torch.is_grad_enabled():
+            return False
         return self.require_grad and (self.detach or not tensor.requires_grad)
 
     def leaf(self, tensor: Tensor) -> Tensor:

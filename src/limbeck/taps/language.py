@@ -19,7 +19,9 @@ def transformers_roles(model: nn.Module) -> dict[str, list[str] | str]:
     the logits (of a classifier of several layers, the last), ``penultimate`` what it reads: one
     vector a text, or, where the network classifies by its last token, one vector a token.
     ``attentions`` are the blocks' self-attention probabilities ``[batch, heads, tokens, tokens]``,
-    of networks that are an encoder or a decoder alone.
+    of networks that are an encoder or a decoder alone. ``embeddings``, of such
+    networks too, is the whole block of embeddings (words, positions, segments, norm) where there is
+    one, else the word vectors.
     """
     if not is_transformers(model):
         return {}
@@ -31,6 +33,9 @@ def transformers_roles(model: nn.Module) -> dict[str, list[str] | str]:
     if head:
         roles["head"] = head
         roles["penultimate"] = f"{head}:in"
+    embeddings = None if _config(model).is_encoder_decoder else _embeddings(model)
+    if embeddings:
+        roles["embeddings"] = embeddings
     attentions = [_self_attention(model, block) for block in blocks]
     if attentions and all(attentions) and not _config(model).is_encoder_decoder:
         roles["attentions"] = [f"{path}{ATTENTION}" for path in attentions]
@@ -39,6 +44,17 @@ def transformers_roles(model: nn.Module) -> dict[str, list[str] | str]:
 
 def _config(model: nn.Module) -> Any:
     return model.config
+
+
+def _embeddings(model: nn.Module) -> str | None:
+    base: Any = getattr(model, model.base_model_prefix, model)  # type: ignore[call-overload]
+    found = getattr(base, "embeddings", None)
+    if not isinstance(found, nn.Module):
+        try:
+            found = base.get_input_embeddings()
+        except (AttributeError, NotImplementedError):
+            return None
+    return next((name for name, part in model.named_modules() if part is found and name), None)
 
 
 def _blocks(model: nn.Module) -> list[str]:

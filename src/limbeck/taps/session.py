@@ -34,6 +34,8 @@ class TappedModel:
         roles: roles to use instead of the network's own.
         example: inputs for one forward pass that finds roles which the network does not declare
             (``infer_roles``); run only if a tap needs it.
+        require_grad: gradients with respect to the taps exist in every call that records any, also
+            where nothing before them requires one (see ``tapping``).
 
     Modes are the caller's: nothing here changes train and eval. Close it, or use it as a context,
     to take the hooks away. Raises TapError for taps the network does not have.
@@ -48,6 +50,7 @@ class TappedModel:
         compile: bool | Mapping[str, Any] = False,
         roles: Roles | None = None,
         example: Any = None,
+        require_grad: bool = False,
     ) -> None:
         self.module = unwrap(model)
         self.forward = forward
@@ -58,7 +61,7 @@ class TappedModel:
         self.taps = [taps] if isinstance(taps, str) else list(taps)
         self._stores = self._make_stores(self.taps)
         for member, store in zip(self.members, self._stores, strict=True):
-            self._handles += attach(member, store)
+            self._handles += attach(member, store, require_grad=require_grad, lenient=True)
         # After the hooks: compiled code holds those that were there when it was traced.
         # One graph for each shape, made once. With a graph for any batch size beside the first one
         # (torch's default), which of the two serves a batch depends on what was asked before, and

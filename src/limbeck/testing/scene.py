@@ -200,7 +200,7 @@ def make_scene(
     )
     shape = tuple(input_shape)
     make_student = make_student or _example(method.example_student, shape)
-    alike = equal or method.card.same_network
+    alike = equal or method.card.same_network or method.card.same_widths
     make_teacher = make_student if alike else make_teacher or _other(method, shape)
     cohort = method.card.students == "cohort"
     with torch.random.fork_rng(devices=[]):

@@ -10,6 +10,7 @@ from limbeck.data.sources import (
     idx,
     images,
     shards,
+    sst2,
     table,
     text,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "idx",
     "images",
     "shards",
+    "sst2",
     "table",
     "text",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -81,15 +81,52 @@ def text(
     """
     if task not in TASKS:
         raise RecipeError(unknown("task", task, TASKS))
+    files = {"train": path, "validation": validation_path, "test": test_path}
+    return bundle_of_rows(
+        lambda: {
+            part: read_rows(Path(file), header=header, separator=separator, quoting=quoting)
+            for part, file in files.items()
+            if file is not None
+        },
+        text=text,
+        target=target,
+        task=task,
+        tokenizer=tokenizer,
+        vocab_size=vocab_size,
+        algorithm=algorithm,
+        lowercase=lowercase,
+        max_length=max_length,
+        trim=trim,
+        test=test,
+        common=common,
+        name=Path(path).name,
+    )
+
+
+def bundle_of_rows(
+    read: Callable[[], dict[str, Rows]],
+    *,
+    text: str | int | Sequence[str | int],
+    target: str | int,
+    task: str,
+    tokenizer: str,
+    vocab_size: int,
+    algorithm: str,
+    lowercase: bool,
+    max_length: int,
+    trim: bool,
+    test: float | int,
+    common: Any,
+    name: str,
+) -> DataBundle:
+    """Return the data of rows that ``read`` gives for "train" and perhaps other parts.
+
+    The rest is as in ``text``; nothing is read before the options are found good.
+    """
     columns = _columns(text)
     if isinstance(max_length, bool) or max_length < 2:
         raise RecipeError(f"max_length: expected a whole number of at least 2, got {max_length}")
-    files = {"train": path, "validation": validation_path, "test": test_path}
-    rows = {
-        part: read_rows(Path(file), header=header, separator=separator, quoting=quoting)
-        for part, file in files.items()
-        if file is not None
-    }
+    rows = read()
     texts = {part: [found.texts(column) for column in columns] for part, found in rows.items()}
     labels = {part: _labels(found, target, task) for part, found in rows.items()}
     classes = sorted({one for one in labels["train"] if one is not None}, key=_order)
@@ -120,7 +157,7 @@ def text(
         class_names=[str(name) for name in classes] if task == "classification" else (),
         splits=splits,
         notes=(*_cut(rows), *notes),
-        name=Path(path).name,
+        name=name,
         vocabulary=vocabulary,
     )
     if not trim:
