@@ -83,7 +83,10 @@ def test_micro_batches_equal_one_batch(name: str, one_process: Path, tmp_path: P
     assert_same_training(one_process / name, tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["staged_hint", "kcd", "crd", "svrg"])
+@pytest.mark.parametrize(
+    "name",
+    ["crd", *(pytest.param(one, marks=pytest.mark.slow) for one in ("staged_hint", "kcd", "svrg"))],
+)
 def test_two_killed_ranks_go_on_to_the_same_bits(
     name: str, two_ranks: Path, tmp_path: Path
 ) -> None:

@@ -48,7 +48,8 @@ def test_an_ensemble_is_one_network_that_reads_back(tmp_path: Path) -> None:
     validation = [r for r in lines(tmp_path / "run", "eval") if r["split"] == "validation"]
     best = max(validation[:-1], key=lambda record: float(record["accuracy"]))
     for name, value in outcome.summary["metrics"]["validation"].items():
-        assert value == pytest.approx(best[name], abs=1e-12), name
+        if name not in ("disagreement", "member_accuracy"):  # measured once, at the end
+            assert value == pytest.approx(best[name], abs=1e-12), name
     assert outcome.summary["best_member"] == -1
 
 

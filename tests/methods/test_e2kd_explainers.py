@@ -10,7 +10,7 @@ from torch import nn
 from limbeck import functional
 from limbeck.data import load_data
 from limbeck.data.batch import Batch
-from limbeck.engine.setup import refuse_gradients
+from limbeck.engine.checking import refuse_gradients
 from limbeck.errors import MethodError
 from limbeck.methods.context import Context
 from limbeck.methods.e2kd import E2KD

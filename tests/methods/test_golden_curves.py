@@ -49,7 +49,17 @@ def _epochs(name: str) -> int:
     return 2 if all_methods()[name].card.supervision != "labels" else 4
 
 
-@pytest.mark.parametrize("name", list(all_methods()))
+# A curve of every kind; those of all others are slow together.
+QUICK = {"kd", "fitnet", "fsp", "dml", "crd", "kcd", "e2kd", "pvr", "simkd", "backward", "deit"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name in all_methods()
+    ],
+)
 def test_golden_curve(name, tmp_path):
     found, file = curve(name, tmp_path / "run"), GOLDEN / f"{name}.json"
     if os.environ.get(UPDATE) == "1":

@@ -30,7 +30,7 @@ def channel_correlation(
         ValueError: these are no maps of the same samples and channels.
 
     >>> maps = torch.tensor([1.0, 2.0]).view(1, 2, 1, 1)
-    >>> channel_correlation(maps, -3 * maps)
+    >>> channel_correlation(maps, -2 * maps)
     tensor(0.)
     """
     shapes = student_feature.shape, teacher_feature.shape

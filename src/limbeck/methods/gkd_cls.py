@@ -37,7 +37,14 @@ class GKDCLS(Aligned):
 
     Args:
         weight: scales all terms (1, beside a task weight of 0.5, which is 1 - α).
-        alpha, temperature, reduction, tap, teacher_tap, per_token, embeddings, dropout: as in GKD.
+        alpha: weight of the KL term, as in GKD.
+        temperature: τ of the KL term, as in GKD.
+        reduction: of the KL term, as in GKD.
+        tap: the student's word embeddings, as in GKD.
+        teacher_tap: the teacher's, as in GKD.
+        per_token: by what the distances are divided, as in GKD.
+        embeddings: whose word embeddings the student has, as in GKD.
+        dropout: of the student while it learns, as in GKD.
         beta: β of L_PKD, which is averaged over its numbers as in the authors' code; the paper's
             500. 0: without.
         gamma: γ; the paper searched 0.02, 0.05, 0.1 and 0.2. β = γ = 0 is KD, as in GKD.

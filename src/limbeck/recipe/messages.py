@@ -110,9 +110,8 @@ def _one(details: Mapping[str, Any], root: type) -> tuple[str, str]:
     for part in parts:
         key = join_key(key, part)
     if details["type"] == "unexpected_keyword_argument":
-        return key, _misplaced(loc, root) or _unknown_key(
-            key, str(parts[-1]), _type_at(root, loc[:-1])
-        )
+        line = _unknown_key(key, str(parts[-1]), _type_at(root, loc[:-1]))
+        return key, line if "did you mean" in line else _misplaced(loc, root) or line
     cause = details.get("ctx", {}).get("error")
     if isinstance(cause, LimbeckError):
         return _from_range_check(key, str(cause))
