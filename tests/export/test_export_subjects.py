@@ -200,7 +200,10 @@ def text_run(tmp_path_factory: pytest.TempPathFactory) -> lb.Run:
         return distilled(small_bert(), folder, data=Sentences())
 
 
-@pytest.mark.parametrize("to", ALL)
+@pytest.mark.parametrize(
+    "to",
+    [to if to == "onnx" else pytest.param(to, marks=pytest.mark.slow) for to in ALL],
+)
 def test_text(to: str, text_run: lb.Run, tmp_path: Path) -> None:
     exported = text_run.export(to, tmp_path / "out", quiet=True)
     assert exported.facts["check"]["agreement"] > 0.9

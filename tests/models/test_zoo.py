@@ -164,7 +164,14 @@ def test_gradients_can_be_differentiated(name):
     assert first.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, "cnn", "mlp", "vit_tiny"])  # fused attention too
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cnn",
+        "vit_tiny",  # fused attention too
+        *(pytest.param(name, marks=pytest.mark.slow) for name in (*FAMILIES, "mlp")),
+    ],
+)
 def test_networks_are_exported_with_a_free_batch(name):
     model = build(name, (3, 16, 16)).eval()
     batch = {0: torch.export.Dim("batch", min=1, max=64)}
