@@ -9,6 +9,7 @@ from functional_references import exact_kl, naive_kl, naive_softmax
 from torch import Tensor
 
 from limbeck.functional import (
+    jensen_shannon,
     kl_divergence,
     kl_from_log_probs,
     kl_to_probs,
@@ -311,3 +312,19 @@ def test_bad_arguments_are_named():
         kl_divergence(randn(1, 2), randn(1, 2), temperature=0)
     with pytest.raises(ValueError, match="reduction is 'mean'; expected one of batchmean"):
         kl_divergence(randn(1, 2), randn(1, 2), reduction="mean")
+
+
+@pytest.mark.parametrize("loss", [kl_divergence, reverse_kl, jensen_shannon])
+def test_a_class_that_both_mask_has_no_slope_and_hides_no_other(loss, monkeypatch):
+    student, teacher = randn(4, 6), randn(4, 6)
+    student[:, 2] = teacher[:, 2] = -math.inf
+    rest = [0, 1, 3, 4, 5]
+    for form in ("compiled", "plain"):
+        monkeypatch.setenv("LIMBECK_KERNELS", form)
+        masked = grad_of(lambda s: loss(s, teacher), student)
+        alone = grad_of(lambda s: loss(s, teacher[:, rest]), student[:, rest])
+        assert not masked[:, 2].any()
+        torch.testing.assert_close(masked[:, rest], alone)
+        assert float(loss(student, teacher)) == pytest.approx(
+            float(loss(student[:, rest], teacher[:, rest])), rel=1e-6
+        )

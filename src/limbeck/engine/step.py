@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -49,23 +50,33 @@ class Voices:
         self,
         teachers: Mapping[str, Teacher],
         batch: Batch,
-        student: Outputs,
         with_graph: frozenset[str],
         rows: int,
     ) -> None:
         self._teachers = teachers
         self._rows = rows
         self._batch = batch
-        self._student = student
         self._with_graph = with_graph
         self._heard: dict[str, Outputs] = {}
 
-    def ordinary(self, name: str | None, member: int) -> Outputs:
-        """Return the detached outputs of a teacher for a member of the cohort."""
+    def ask_first(self, names: Iterable[str | None]) -> None:
+        """Ask those teachers that answer by themselves, before the student fills the memory."""
+        for name in (pick_teacher(self._teachers, one) for one in names):
+            if not isinstance(self._teachers[name], PeersTeacher):
+                self._ask_once(name)
+
+    def ordinary(self, name: str | None, student: Outputs, member: int) -> Outputs:
+        """Return the detached outputs of a teacher for a member of the cohort.
+
+        Args:
+            name: which; None: the only one.
+            student: what the whole cohort says; peers are heard from it.
+            member: who listens.
+        """
         name = pick_teacher(self._teachers, name)
         teacher = self._teachers[name]
         if isinstance(teacher, PeersTeacher):
-            return teacher.hear(self._student, member)
+            return teacher.hear(student, member)
         return self._ask_once(name).detach()
 
     def again(
@@ -196,15 +207,18 @@ class StepModule(nn.Module):
 
     def forward(self, batch: Batch, stage: Stage) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the scaled loss; and for the log, detached, loss and unweighted terms a member."""
+        voices = Voices(self._teachers, batch, self._with_graph, self._rows)
+        methods = [runtime.method for runtime in self._counting(0, stage)]
+        voices.ask_first(one.teacher for one in methods if one.card.hears_teacher)
         student = self._voice(batch)
-        voices = Voices(self._teachers, batch, student, self._with_graph, self._rows)
         members = student.members if self._ctx.num_members > 1 else (student,)
         total = torch.zeros((), device=student.logits.device)
         log: dict[str, Tensor] = {}
         for index, member in enumerate(members):
             self.face(index)
             self._ctx.teacher = voices.again
-            total = total + self._member_loss(index, member, voices, batch, stage, log)
+            hear = partial(voices.ordinary, student=student, member=index)
+            total = total + self._member_loss(index, member, hear, batch, stage, log)
         self.face(0)  # lets go of the batch
         _add(log, "loss", total)
         scale = self._ctx.world_size
@@ -214,28 +228,29 @@ class StepModule(nn.Module):
         self,
         index: int,
         student: Outputs,
-        voices: Voices,
+        hear: Callable[[str | None], Outputs],
         batch: Batch,
         stage: Stage,
         log: dict[str, Tensor],
     ) -> Tensor:
         ctx = self._ctx
-        runtimes = self.member_runtimes(index)
         total = student.logits.new_zeros((), dtype=torch.float32)
         if stage.task and self._task_weight > 0 and batch.targets is not None:
-            value = self._task(student, batch, runtimes)
-            total = total + self._task_weight * batch.label_share * value
-            _add(log, "task", batch.label_share * value)
-        for runtime in runtimes:
+            value = self._task(student, batch, self.member_runtimes(index))
+            total = total + (self._task_weight * batch.label_share) * value
+            _add(log, "task", value, batch.label_share)
+        for runtime in self._counting(index, stage):
             method = runtime.method
-            if not stage.counts(method.name):
-                continue
-            heard = voices.ordinary(method.teacher, index) if method.card.hears_teacher else student
+            heard = hear(method.teacher) if method.card.hears_teacher else student
             for name, value in runtime.losses(student, heard, batch, ctx).items():
-                total = total + method.weight * batch.share * value
+                total = total + (method.weight * batch.share) * value
                 label = f"{name}@{method.teacher}" if method.name in self._twice else name
-                _add(log, label, batch.share * value)
+                _add(log, label, value, batch.share)
         return total
+
+    def _counting(self, index: int, stage: Stage) -> list[Runtime]:
+        """Return the runtimes of a member whose terms count in a stage."""
+        return [one for one in self.member_runtimes(index) if stage.counts(one.method.name)]
 
     def _task(self, student: Outputs, batch: Batch, runtimes: Sequence[Runtime]) -> Tensor:
         for runtime in runtimes:
@@ -259,6 +274,6 @@ class _MemberAsk:
         return self._voice.ask_member(self._member, batch, taps, require_grad)
 
 
-def _add(log: dict[str, Tensor], name: str, value: Tensor) -> None:
-    value = value.detach()
+def _add(log: dict[str, Tensor], name: str, value: Tensor, share: float = 1.0) -> None:
+    value = value.detach() if share == 1 else share * value.detach()
     log[name] = log[name] + value if name in log else value

@@ -15,6 +15,7 @@ student's own precision; what that changes is stated there. Size alone decides.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -228,25 +229,38 @@ def _by_size(
 
 @dataclass(frozen=True)
 class _Direct:
-    """KL of small logits with its gradient, ``weight (q - p) / T``, in working precision."""
+    """KL of small logits with its gradient, ``weight (q - p) / T``, in working precision.
+
+    What such a loss costs is the number of its operations, so both sides go through them together.
+    """
 
     teacher: Tensor
     temperature: float
     weight: float
     summed: bool
 
+    @torch.no_grad()
     def __call__(self, student: Tensor, gradient: Tensor | None) -> Tensor:
         """Return the value, in the precision of results, and fill ``gradient``."""
-        with torch.no_grad(), torch.autocast(student.device.type, enabled=False):
-            x, y = _tempered(student, self.teacher, self.temperature)
-            log_q, log_p = torch.log_softmax(x, dim=-1), torch.log_softmax(y, dim=-1)
-            q, p = log_q.exp(), log_p.exp()
-            if gradient is not None:
-                torch.mul(q.sub_(p), self.weight / self.temperature, out=gradient)
-            rows = _quick_rows(student, log_q, log_p, p)
-            rows = _kl_rows(log_q, log_p, p) if rows is None else rows
-            value = (rows.sum() if self.summed else rows) * self.weight
-            return value.to(result_dtype(student))
+        device = student.device.type
+        with (
+            torch.autocast(device, enabled=False)
+            if torch.is_autocast_enabled(device)
+            else nullcontext()
+        ):
+            return self._run(student, gradient).to(result_dtype(student))
+
+    def _run(self, student: Tensor, gradient: Tensor | None) -> Tensor:
+        both = torch.stack((student, self.teacher)).to(working_dtype(student, self.teacher))
+        if both.dtype != torch.float64 or student.dtype == torch.float64:
+            both = _centred(both)  # no digits to spare: the maximum goes to 0 before dividing
+        log_q, log_p = logs = torch.log_softmax(both / self.temperature, dim=-1)
+        q, p = logs.exp()
+        rows = _quick_rows(student, log_q, log_p, p)
+        rows = _kl_rows(log_q, log_p, p) if rows is None else rows
+        if gradient is not None:
+            torch.mul(q.sub_(p), self.weight / self.temperature, out=gradient)
+        return (rows.sum() if self.summed else rows) * self.weight
 
 
 def _quick_rows(student: Tensor, log_q: Tensor, log_p: Tensor, p: Tensor) -> Tensor | None:

@@ -7,7 +7,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.functional._common import Reduction
-from limbeck.functional.divergence import _by_size, _check_pair, _finish, _kl_rows, _tempered
+from limbeck.functional.divergence import (
+    _LOWEST,
+    _by_size,
+    _check_pair,
+    _finish,
+    _kl_rows,
+    _tempered,
+)
 
 
 def jensen_shannon(
@@ -45,7 +52,8 @@ def jensen_shannon(
 
     def plain(student: Tensor) -> Tensor:
         x, y = _tempered(student, teacher_logits, temperature)
-        log_q, log_p = x.log_softmax(dim=-1), y.log_softmax(dim=-1)
+        # a class that both mask: log(0 + 0) has no slope, the logarithm of next to nothing has
+        log_q, log_p = (z.log_softmax(dim=-1).clamp(min=_LOWEST) for z in (x, y))
         log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
         rows = beta * _kl_rows(log_m, log_p, log_p.exp())
         rows = rows + (1 - beta) * _kl_rows(log_m, log_q, log_q.exp())
