@@ -73,7 +73,7 @@ class RouteTeacher(Teacher):
             self.access = lesser_access(self.access, member.access)
         self.gives_gradients = all(member.gives_gradients for member in self.members)
         self.at = _moments(name, len(self.members), at)
-        self._starts: tuple[float, ...] | None = None if _in_epochs(self.at) else self.at
+        self._forget_run()
         self._place = _Place()
 
     def foresee(self, visits: Visits) -> None:
@@ -81,6 +81,10 @@ class RouteTeacher(Teacher):
         for member in self.members:
             member.foresee(visits)
         self._lay(visits.epochs)
+
+    def _forget_run(self) -> None:
+        """Lay moments in epochs anew in the next run."""
+        self._starts: tuple[float, ...] | None = None if _in_epochs(self.at) else self.at
 
     def _lay(self, epochs: int) -> tuple[float, ...]:
         """Lay the moments over so many epochs."""
@@ -165,6 +169,7 @@ class RouteTeacher(Teacher):
 
     def close(self) -> None:
         """Close every teacher."""
+        self._forget_run()
         for member in self.members:
             member.close()
 
