@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from limbeck.data.batch import Batch
 from limbeck.engine.asking import StudentVoice
 from limbeck.errors import MethodError, TeacherError, unknown
-from limbeck.methods.base import Method, Runtime, Stage
+from limbeck.methods.base import Method, Runtime, Stage, unnamed
 from limbeck.methods.context import Context
 from limbeck.methods.supervised import task_loss
 from limbeck.models.calling import evaluating
@@ -25,14 +26,14 @@ if TYPE_CHECKING:
 
 
 def pick_teacher(teachers: Mapping[str, Teacher], name: str | None) -> str:
-    """Return the name of the teacher meant; None means the only one that is not the peers.
+    """Return the name of the teacher meant; None: the only one that is not the students' own.
 
     Raises:
         TeacherError: there is none, there are several and none was named, or the name is unknown.
     """
     if name is None:
         fixed = [one for one in teachers if not isinstance(teachers[one], PeersTeacher)]
-        candidates = fixed or list(teachers)
+        candidates = unnamed(fixed) or unnamed(teachers)
         if len(candidates) == 1:
             return candidates[0]
         names = ", ".join(teachers) or "none"
@@ -66,10 +67,11 @@ class Voices:
         teacher = self._teachers[name]
         if isinstance(teacher, PeersTeacher):
             return teacher.hear(self._student, member)
-        return self._ask_once(name).detach()
+        return teacher.to_member(self._ask_once(name), member).detach()
 
     def again(
         self,
+        member: int,
         batch: Any,
         name: str | None = None,
         *,
@@ -78,11 +80,13 @@ class Voices:
     ) -> Outputs:
         """Ask a teacher on purpose (``ctx.teacher``); a pass already made is not repeated."""
         name = pick_teacher(self._teachers, name)
+        teacher = self._teachers[name]
         if batch is self._batch and require_grad and name in self._with_graph:
-            heard = self._ask_once(name)
+            heard = teacher.to_member(self._ask_once(name), member)
             if set(taps) <= set(heard.features):
                 return heard
-        return self._teachers[name].ask(batch, taps=taps, require_grad=require_grad)
+        said = teacher.ask(batch, taps=taps, require_grad=require_grad)
+        return teacher.to_member(said, member)
 
     def _ask_once(self, name: str) -> Outputs:
         if name not in self._heard:
@@ -187,8 +191,9 @@ class StepModule(nn.Module):
         taps: Sequence[str] = (),
         require_grad: bool = False,
     ) -> Outputs:
-        name = pick_teacher(self._teachers, name)
-        return self._teachers[name].ask(batch, taps=taps, require_grad=require_grad)
+        teacher = self._teachers[pick_teacher(self._teachers, name)]
+        said = teacher.ask(batch, taps=taps, require_grad=require_grad)
+        return teacher.to_member(said, self._ctx.member)
 
     def member_runtimes(self, member: int) -> list[Runtime]:
         """Return the runtimes that serve one member of the cohort."""
@@ -203,7 +208,7 @@ class StepModule(nn.Module):
         log: dict[str, Tensor] = {}
         for index, member in enumerate(members):
             self.face(index)
-            self._ctx.teacher = voices.again
+            self._ctx.teacher = functools.partial(voices.again, index)
             total = total + self._member_loss(index, member, voices, batch, stage, log)
         self.face(0)  # lets go of the batch
         _add(log, "loss", total)

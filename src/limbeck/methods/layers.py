@@ -9,7 +9,7 @@ from torch import nn
 
 from limbeck.errors import TeacherError
 from limbeck.methods.alike import most_alike
-from limbeck.methods.base import Method
+from limbeck.methods.base import Method, unnamed
 from limbeck.methods.context import Context
 from limbeck.models.calling import call_model
 from limbeck.taps import LinearHead, TapPair, linear_head, pair_taps
@@ -22,8 +22,9 @@ def teacher_with_layers(method: Method, teachers: Mapping[str, Any]) -> Any:
     """
     if method.teacher:
         return teachers[method.teacher]
-    with_layers = [one for one in teachers.values() if one.module is not None]
-    return next(iter(with_layers or teachers.values()))
+    meant = [teachers[name] for name in unnamed(teachers)]
+    with_layers = [one for one in meant if one.module is not None]
+    return next(iter(with_layers or meant or teachers.values()))
 
 
 def find_pairs(

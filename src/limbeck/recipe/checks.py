@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from limbeck.engine.checking import refuse_gradients, refuse_mixed, refuse_temperature
 from limbeck.engine.settings import Optimizer
 from limbeck.errors import LimbeckError, MethodError, RecipeError, TeacherError, unknown
-from limbeck.methods.base import Method
+from limbeck.methods.base import Method, unnamed
 from limbeck.methods.card import Access
 from limbeck.methods.compose import MethodSum, default_task_weight
 from limbeck.recipe.folding import check_folds
@@ -369,16 +369,16 @@ def _check_run(method: Method, setting: Setting, key: str) -> None:
 
 def _check_teacher(method: Method, setting: Setting, key: str) -> None:
     teachers = setting.teachers
-    if not teachers:
+    open_to_all = unnamed(teachers)
+    if not (teachers if method.teacher else open_to_all):
         raise MethodError(
             f"{key}: {method.name} needs a teacher, and the recipe names none; write teacher: "
             "{train: teacher.yaml}, or another form"
         )
-    fixed = [name for name in teachers if name != "peers"] or list(teachers)
-    if method.teacher is None and len(fixed) > 1:
+    if method.teacher is None and len(open_to_all) > 1:
         names = ", ".join(teachers)
         raise TeacherError(f"{key}.teacher: say which teacher {method.name} asks: {names}")
-    name = fixed[0] if method.teacher is None else method.teacher
+    name = open_to_all[0] if method.teacher is None else method.teacher
     if name not in teachers:
         raise TeacherError(f"{key}.teacher: " + unknown("teacher", name, teachers))
     refuse_temperature(method, setting.temperatures.get(name), name)

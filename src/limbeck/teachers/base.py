@@ -74,6 +74,15 @@ class Teacher:
         """
         raise NotImplementedError
 
+    def to_member(self, said: Outputs, member: int) -> Outputs:
+        """Return what a member of a cohort hears of an answer: all hear the same.
+
+        Args:
+            said: what ``ask`` returned.
+            member: who listens, from 0.
+        """
+        return said
+
     def fingerprint(self) -> str:
         """Return a digest of all that decides what the teacher says. Ask after ``bind``."""
         raise NotImplementedError

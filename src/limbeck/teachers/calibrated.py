@@ -194,16 +194,15 @@ class CalibratedTeacher(Teacher):
         self, batch: Batch, *, taps: Sequence[str] | None = None, require_grad: bool = False
     ) -> Outputs:
         """Return the inner teacher's outputs with scaled logits."""
-        return self._rescaled(self.inner.ask(batch, taps=taps, require_grad=require_grad))
+        said = self.inner.ask(batch, taps=taps, require_grad=require_grad)
+        return _rescaled(said, self._known())
 
-    def _rescaled(self, outputs: Outputs) -> Outputs:
-        """Scale the logits; of an ensemble, those of its members too."""
-        return Outputs(
-            _scaled(outputs.logits, self._known()),
-            outputs.features,
-            outputs.attentions,
-            tuple(self._rescaled(member) for member in outputs.members),
-        )
+    def to_member(self, said: Outputs, member: int) -> Outputs:
+        """Return what the inner teacher lets a member hear, scaled."""
+        known = self._known()
+        if not self.changes or not isinstance(known, float):
+            return said
+        return _rescaled(self.inner.to_member(_rescaled(said, 1 / known), member), known)
 
     def _known(self) -> float | ScalingFit:
         if self.fitted is None:
@@ -298,6 +297,16 @@ def _check(name: str, temperature: object, scaling: str, penalty: float) -> None
             f"teachers.{name}.penalty: expected a number of at least 0, with vector or matrix "
             f"scaling, got {penalty!r}"
         )
+
+
+def _rescaled(outputs: Outputs, fitted: float | ScalingFit) -> Outputs:
+    """Scale the logits; of an ensemble, those of its members too."""
+    return Outputs(
+        _scaled(outputs.logits, fitted),
+        outputs.features,
+        outputs.attentions,
+        tuple(_rescaled(member, fitted) for member in outputs.members),
+    )
 
 
 def _scaled(logits: Tensor, fitted: float | ScalingFit) -> Tensor:
