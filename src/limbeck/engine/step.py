@@ -199,6 +199,16 @@ class StepModule(nn.Module):
         """Return the runtimes that serve one member of the cohort."""
         return self._groups[member]
 
+    def stripped(self, student: nn.Module, member: int = 0) -> nn.Module:
+        """Return a member of the cohort, or the student, without what served training only.
+
+        What was put on first comes off last. It may be a copy of the one that is trained.
+        """
+        runtimes = self.member_runtimes(member)
+        for runtime in sorted(runtimes, key=lambda one: one.method.card.replaces_student):
+            student = runtime.deploy(student)
+        return student
+
     def forward(self, batch: Batch, stage: Stage) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the scaled loss; and for the log, detached, loss and unweighted terms a member."""
         student = self._voice(batch)

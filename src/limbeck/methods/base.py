@@ -135,8 +135,8 @@ class Method:
     ) -> Runtime:
         """Build the structure of the runtime. Called on every start, also on resume: no fitting.
 
-        The student is in eval mode and under ``no_grad``; where a method to the left changed it
-        (``Runtime(method, changed_student)``), it is the changed one.
+        The student is in eval mode and under ``no_grad``; where another method changes it
+        (``Runtime(method, changed_student)``, ``Card.replaces_student``), it is the changed one.
         """
         return Runtime(self)
 

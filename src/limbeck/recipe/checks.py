@@ -6,7 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from limbeck.engine.checking import refuse_gradients, refuse_mixed, refuse_temperature
+from limbeck.engine.checking import (
+    refuse_gradients,
+    refuse_kept_epochs,
+    refuse_mixed,
+    refuse_temperature,
+)
 from limbeck.engine.settings import Optimizer
 from limbeck.errors import LimbeckError, MethodError, RecipeError, TeacherError, unknown
 from limbeck.methods.base import Method, unnamed
@@ -92,6 +97,7 @@ def check_recipe(recipe: Recipe) -> list[str]:
         compile=recipe.train.compile,
     )
     _check_attention(recipe)
+    refuse_kept_epochs(recipe.checkpoints.keep_epochs, len(recipe.students))
     optimizer = recipe.train.optimizer
     if optimizer.name != "sgd" and optimizer.lr == Optimizer().lr:
         warnings.append(
@@ -241,16 +247,10 @@ def _check_trained(teacher: TrainTeacher, key: str) -> list[str]:
 
 
 def _check_epoch(inner: Recipe, key: str) -> None:
-    """Refuse an epoch of a run whose student is not the whole of what it trains."""
-    if inner.is_cohort:
+    """Refuse an epoch of a cohort: which member it would deploy is known at the end."""
+    if len(inner.students) > 1:
         raise TeacherError(
             f"{key}.epoch: of a cohort no epoch is kept; leave epoch out, or train one student"
-        )
-    grown = [method.name for method in inner.methods if method.card.deploys == "grown"]
-    if grown:
-        raise TeacherError(
-            f"{key}.epoch: {grown[0]} changes its student for good, and the network of an epoch "
-            "cannot be rebuilt; leave epoch out"
         )
 
 
