@@ -77,7 +77,8 @@ class FollowerTeacher(Teacher):
 
     def to_member(self, said: Outputs, member: int) -> Outputs:
         """Return, of the copy of a cohort, what the member's own copy says."""
-        return said.members[member] if said.members else said
+        cohort = getattr(self._copy().module, "is_cohort", False)
+        return said.members[member] if cohort else said
 
     def _copy(self) -> LiveTeacher:
         if self._live is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -144,6 +144,11 @@ class RouteTeacher(Teacher):
     def module(self) -> nn.Module | None:
         """The current teacher's module."""
         return self.members[self.current].module
+
+    @property
+    def forward(self) -> Callable[[Any, Any], Any] | None:
+        """What the current teacher's module is run by."""
+        return self.members[self.current].forward
 
     @property
     def state(self) -> nn.Module:
