@@ -53,16 +53,16 @@ def test_a_run_keeps_the_epochs_that_it_is_asked_for(tmp_path):
 
 CNN = {"model": "cnn", "channels": [4, 8]}
 ABOVE = {"model": "cnn", "channels": [6, 12], "weights": "random"}
-CHANGING = [
-    {"method": {"name": "one", "branches": 2}},
-    {"method": {"name": "one", "branches": 2, "deploy": "ensemble"}},
-    {"method": "simkd", "teacher": ABOVE},
-    {"method": {"name": "letkd1", "codewords": 4}, "teacher": ABOVE},
-    {"method": {"name": "residual"}, "teacher": ABOVE},
-    {"method": ["kd", {"name": "one", "branches": 2}], "teacher": ABOVE},
-    {"method": "pskd", "student": [CNN]},  # a list with one
-]
-LABELS = ["branch", "ensemble", "simkd", "letkd1", "residual", "kd and branch", "list"]
+CHANGING = {
+    "branch": {"method": {"name": "one", "branches": 2}},
+    "ensemble": {"method": {"name": "one", "branches": 2, "deploy": "ensemble"}},
+    "simkd": {"method": "simkd", "teacher": ABOVE},
+    "letkd1": {"method": {"name": "letkd1", "codewords": 4}, "teacher": ABOVE},
+    "residual": {"method": {"name": "residual"}, "teacher": ABOVE},
+    "beside": {"method": ["kd", {"name": "one", "branches": 2}], "teacher": ABOVE},
+    "list": {"method": "pskd", "student": [CNN]},  # a list with one
+}
+QUICK = ("branch", "simkd")
 
 
 def inner_recipe(what, **train):
@@ -70,9 +70,12 @@ def inner_recipe(what, **train):
     return {"student": CNN, "data": {**FEW, "num_train": 64}, "train": train, **what}
 
 
-@pytest.mark.parametrize("what", CHANGING, ids=LABELS)
+@pytest.mark.parametrize(
+    "what",
+    [pytest.param(one, marks=[] if one in QUICK else pytest.mark.slow) for one in CHANGING],
+)
 def test_an_epoch_is_what_would_be_deployed_then(what, tmp_path):
-    inner = {**inner_recipe(what), "checkpoints": {"keep_epochs": [2]}}
+    inner = {**inner_recipe(CHANGING[what]), "checkpoints": {"keep_epochs": [2]}}
     outer = document({"train": inner, "epoch": 1}, data=inner["data"])
     plan = build_plan(load_recipe(outer), store=tmp_path, quiet=True)
     (run,) = (path for path in tmp_path.iterdir() if path.is_dir())
@@ -85,7 +88,7 @@ def test_an_epoch_is_what_would_be_deployed_then(what, tmp_path):
 
 
 def test_keeping_an_epoch_changes_nothing_and_keeps_the_average(tmp_path):
-    inner = inner_recipe(CHANGING[0], deploy="ema", ema=0.5)
+    inner = inner_recipe(CHANGING["branch"], deploy="ema", ema=0.5)
     kept = {**inner, "checkpoints": {"keep_epochs": [1, 2]}}
     plain, keeping = (
         run_recipe(recipe, output=tmp_path / name, quiet=True)
