@@ -18,7 +18,6 @@ from limbeck.engine.signals import Interrupted
 from limbeck.errors import MethodError, ShapeError, TeacherError
 from limbeck.methods import make_method
 from limbeck.methods.context import Context
-from limbeck.methods.last_layers import averaged_maps
 from limbeck.models import build_model, load_model, model_spec
 from limbeck.taps import tapping
 from limbeck.taps.outputs import Outputs
@@ -49,26 +48,6 @@ def answer(network, taps, inputs):
     with tapping(network, list(taps)) as store:
         logits = network(inputs)
     return Outputs(logits, dict(store))
-
-
-@pytest.mark.parametrize(
-    ("name", "path"),
-    [
-        ("resnet8", ".layer3"),
-        ("wrn16_1", ".relu"),  # its last stage has yet to go through a norm
-        ("vgg8", ".blocks.4"),
-        ("cnn", ".stages.2"),
-    ],
-)
-def test_the_maps_that_the_head_reads_the_mean_of(name, path):
-    network = built(name, 32)
-    assert averaged_maps(network, Batch(inputs=torch.rand(2, 1, 32, 32))) == path
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
-
-
-def test_a_network_without_such_maps_has_none():
-    vit = built("vit", dim=8, depth=2, heads=2, patch=4)
-    assert averaged_maps(vit, Batch(inputs=torch.rand(2, 1, 16, 16))) is None
 
 
 def test_simkd_is_the_error_of_the_projected_maps_at_the_smaller_size():

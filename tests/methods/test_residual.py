@@ -86,7 +86,7 @@ def test_maps_are_lifted_and_pooled_to_one_size():
     method = make_method("residual", distance="normalised")
     runtime = prepare(method, make_cnn(8, 16), make_cnn(5, 7), 8)
     both = runtime.student
-    assert runtime.student_taps() == (".student.stages", ".assistant.stages")
+    assert runtime.student_taps() == (".student.stages.1", ".assistant.stages")
     nn.init.normal_(both.lift_assistant.weight)
     widths = both.lift_student.in_features, both.lift_assistant.in_features
     ours, more = (torch.rand(3, width, 4, 4) for width in widths)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import limbeck as lb
 from limbeck.errors import LimbeckError, RecipeError, TeacherError
 from limbeck.models import load_model
 from limbeck.recipe import build_plan, load_recipe, recipe_digest, resolved
@@ -48,6 +49,67 @@ def test_a_run_keeps_the_epochs_that_it_is_asked_for(tmp_path):
     last = load_file(folder / "epochs" / "epoch-00004.safetensors")
     assert same(last, load_model(folder / "student").state_dict())
     assert not same(last, load_file(folder / "epochs" / "epoch-00001.safetensors"))
+
+
+CNN = {"model": "cnn", "channels": [4, 8]}
+ABOVE = {"model": "cnn", "channels": [6, 12], "weights": "random"}
+CHANGING = {
+    "branch": {"method": {"name": "one", "branches": 2}},
+    "ensemble": {"method": {"name": "one", "branches": 2, "deploy": "ensemble"}},
+    "simkd": {"method": "simkd", "teacher": ABOVE},
+    "letkd1": {"method": {"name": "letkd1", "codewords": 4}, "teacher": ABOVE},
+    "residual": {"method": {"name": "residual"}, "teacher": ABOVE},
+    "beside": {"method": ["kd", {"name": "one", "branches": 2}], "teacher": ABOVE},
+    "list": {"method": "pskd", "student": [CNN]},  # a list with one
+}
+QUICK = ("branch", "simkd")
+
+
+def inner_recipe(what, **train):
+    train = {"epochs": 2, "batch_size": 64, "deploy": "last", **train}
+    return {"student": CNN, "data": {**FEW, "num_train": 64}, "train": train, **what}
+
+
+@pytest.mark.parametrize(
+    "what",
+    [pytest.param(one, marks=[] if one in QUICK else pytest.mark.slow) for one in CHANGING],
+)
+def test_an_epoch_is_what_would_be_deployed_then(what, tmp_path):
+    inner = {**inner_recipe(CHANGING[what]), "checkpoints": {"keep_epochs": [2]}}
+    outer = document({"train": inner, "epoch": 1}, data=inner["data"])
+    plan = build_plan(load_recipe(outer), store=tmp_path, quiet=True)
+    (run,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    early, late = (load_file(run / f"epochs/epoch-0000{epoch}.safetensors") for epoch in (1, 2))
+    deployed = load_model(run / "student").state_dict()
+    assert same(deployed, late)
+    assert not same(early, late)
+    assert same(early, weights_of(plan.teachers["teacher"]))
+    assert plan.teachers["teacher"].module(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_keeping_an_epoch_changes_nothing_and_keeps_the_average(tmp_path):
+    inner = inner_recipe(CHANGING["branch"], deploy="ema", ema=0.5)
+    kept = {**inner, "checkpoints": {"keep_epochs": [1, 2]}}
+    plain, keeping = (
+        run_recipe(recipe, output=tmp_path / name, quiet=True)
+        for name, recipe in (("plain", inner), ("kept", kept))
+    )
+    assert same(plain.student.state_dict(), keeping.student.state_dict())
+    best = f"epochs/epoch-0000{keeping.summary['best_epoch'] + 1}.safetensors"
+    assert same(keeping.student.state_dict(), load_file(tmp_path / "kept" / best))
+
+
+def test_of_a_cohort_no_epoch_is_kept(tmp_path):
+    recipe = {**TEACHER, "data": FEW, "student": [TINY, TINY], "method": "dml"}
+    recipe["checkpoints"] = {"keep_epochs": [1]}
+    line = r"^checkpoints\.keep_epochs: of a cohort no epoch is kept"
+    with pytest.raises(RecipeError, match=line):
+        run_recipe(recipe, output=tmp_path / "run", quiet=True)
+    options = {"output": tmp_path / "run", "epochs": 1, "quiet": True}
+    keep = lb.Checkpoints(keep_epochs=(1,))
+    with pytest.raises(RecipeError, match=line):
+        lb.distill(None, ["mlp", "mlp"], "digits", "dml", checkpoints=keep, **options)
+    assert not (tmp_path / "run").exists()
 
 
 def test_several_epochs_of_one_run_are_trained_once(tmp_path):

@@ -150,6 +150,10 @@ def test_refusals(data):
     changed = torch.ones(len(batch), dtype=torch.bool)
     with pytest.raises(TeacherError, match="a sample was changed"):
         teacher.ask(dataclasses.replace(batch, changed=changed))
+    teacher.close()  # what a later loop does with its samples it has not told
+    teacher.bind(data, CPU)
+    with pytest.raises(TeacherError, match="cannot tell whether these are training samples"):
+        teacher.ask(batch_of(data))
     new = Batch(torch.zeros(2, 1, 8, 8))
     assert torch.equal(teacher.ask(new).logits[:, 0], torch.full((2,), 2.5))
 

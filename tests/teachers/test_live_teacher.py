@@ -55,6 +55,25 @@ def test_takes_over_the_memory_format_of_the_run(data, wanted):
     assert second.weight.is_contiguous()
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_a_later_run_has_its_own_memory_format(data, own):
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 3, 2), nn.Flatten(), nn.LazyLinear(10))
+    net(batch_of(data).inputs)
+    teacher, weight = LiveTeacher(net, channels_last=own), net[1].weight
+    teacher.foresee(Visits(channels_last=True))
+    teacher.bind(data, CPU)
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    teacher.close()
+    teacher.bind(data, CPU)  # in a loop that tells it nothing
+    assert weight.is_contiguous(memory_format=torch.channels_last) == own
+    teacher.close()
+    teacher.foresee(Visits())
+    teacher.bind(data, CPU)
+    assert weight.is_contiguous(memory_format=torch.channels_last) == own
+    teacher.close()
+    assert weight.is_contiguous()
+
+
 def test_gives_the_module_back_as_it_was(data):
     net = Net().train()
     net.norm.eval()

@@ -53,6 +53,14 @@ def test_who_speaks_when(moments, epochs, expected):
         assert at(teacher, progress, epochs) == number
 
 
+def test_moments_in_epochs_are_laid_anew_in_another_loop():
+    teacher = RouteTeacher(nets(2), at=(0, 2))
+    teacher.foresee(Visits(epochs=4))
+    assert at(teacher, 0.4, 4) == 0
+    teacher.close()
+    assert at(teacher, 0.4, 10) == 1  # a loop that tells the epochs with each step
+
+
 def test_every_epoch_begins_with_its_teacher_whatever_the_rounding():
     for epochs in range(2, 60):
         teacher = RouteTeacher(nets(), at=(0, 1, epochs - 0.5) if epochs > 2 else (0, 1, 1.5))

@@ -111,6 +111,15 @@ def refuse_gradients(method: Method, gives: bool, teacher: str) -> None:
         )
 
 
+def refuse_kept_epochs(epochs: Sequence[int], num_students: int) -> None:
+    """Refuse to keep epochs of a cohort: which member they would deploy is known at the end."""
+    if epochs and num_students > 1:
+        raise RecipeError(
+            "checkpoints.keep_epochs: of a cohort no epoch is kept: which of the "
+            f"{num_students} students is deployed is known at the end; leave it out, or train one"
+        )
+
+
 def check_student(student: nn.Module, wiring: Wiring) -> None:
     """Run the student once on two samples: it must read them, and give as many outputs as wanted.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import random
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from limbeck.data import View
+from limbeck.engine.asking import members_of
 from limbeck.engine.checkpoint import (
     Snapshot,
     load_latest,
@@ -31,6 +33,7 @@ from limbeck.engine.measuring import Verdict
 from limbeck.engine.progress import Best, Position
 from limbeck.errors import CheckpointError
 from limbeck.files import write_bytes
+from limbeck.methods.base import Runtime
 
 if TYPE_CHECKING:
     from limbeck.engine.distiller import Distiller
@@ -68,11 +71,17 @@ class Keeper:
         write_bytes(self._best_folder / name, save(_own(self._run.deployable)))
 
     def keep_epoch(self) -> None:
-        """Keep the student of the epoch that has ended, where that was asked for."""
+        """Keep the student of the epoch that has ended as deployed, where that was asked for."""
         epoch = self._run.position.epoch
         if epoch in self._run.plan.checkpoints.keep_epochs:
             path = self._run.folder.epoch_file(epoch)
-            self._run.world.lead(lambda: write_bytes(path, save(_own(self._run.deployable))))
+            self._run.world.lead(lambda: write_bytes(path, save(_own(self._as_deployed()))))
+
+    def _as_deployed(self) -> nn.Module:
+        """Return what would be deployed now; the student that is trained stays as it is."""
+        module, (student,) = self._run.parts.module, members_of(self._run.deployable)
+        strips = [type(one).deploy is not Runtime.deploy for one in module.member_runtimes(0)]
+        return module.stripped(copy.deepcopy(student)) if any(strips) else student
 
     def restore_best(self) -> None:
         """Give the deployable student the weights of its best epoch."""

@@ -201,8 +201,7 @@ def _deploy(run: Distiller) -> nn.Module:
     run.parts.voice.close()
     members = members_of(run.deployable)
     for index, member in enumerate(members):
-        for runtime in run.parts.module.member_runtimes(index):
-            member = runtime.deploy(member)
+        member = run.parts.module.stripped(member, index)
         restore_attention(member)
         members[index] = member
         data = run.plan.data

@@ -202,8 +202,8 @@ class Checkpoints:
         every_epochs: epochs between checkpoints.
         every_steps: optimiser steps between checkpoints within an epoch; None: only at its end.
         keep: how many of the newest stay, at least 1.
-        keep_epochs: epochs, from 1, whose student is kept for good, in the run's ``epochs``:
-            teachers of ``{train: …, epoch: 3}``.
+        keep_epochs: epochs, from 1, whose student is kept for good as it would be deployed, in the
+            run's ``epochs``: teachers of ``{train: …, epoch: 3}``. Not of a cohort.
     """
 
     every_epochs: int = 1

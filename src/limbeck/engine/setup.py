@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from limbeck.data import seed_everything_for_step
 from limbeck.data.batch import Batch, first_tensor
 from limbeck.engine.asking import StudentVoice, members_of
-from limbeck.engine.checking import check_methods, check_student
+from limbeck.engine.checking import check_methods, check_student, refuse_kept_epochs
 from limbeck.engine.distributed import World
 from limbeck.engine.plan import Plan, Wiring
 from limbeck.engine.step import StepModule, pick_teacher
@@ -84,6 +84,7 @@ def assemble(plan: Plan, world: World) -> Assembly:
     check_trackers(plan.trackers)
     seed_everything_for_step(plan.seed, SETUP_STEP, 0)
     student = plan.make_student().to(world.device)
+    refuse_kept_epochs(plan.checkpoints.keep_epochs, len(members_of(student)))
     if any(method.card.double_backward for method in plan.methods):
         make_attention_eager(student)  # until the student is deployed
     if plan.train.channels_last:
@@ -239,18 +240,21 @@ def some_samples(wiring: Wiring, count: int) -> Batch:
 def _prepare(wiring: Wiring, student: nn.Module, ctx: Context) -> list[list[Runtime]]:
     """Let every method build its runtime for every member, able to ask models meanwhile.
 
-    Methods to the right of one that changes the student are given the changed one.
+    One that changes the student comes first, wherever it stands: the others are given, and keep
+    hold of, the changed one.
     """
+    methods = wiring.methods
+    order = sorted(range(len(methods)), key=lambda place: not methods[place].card.replaces_student)
     example = wiring.example
     groups: list[list[Runtime]] = []
     for index, member in enumerate(members_of(student)):
         ctx.member, ctx.example = index, example
         ctx.samples = functools.partial(some_samples, wiring)
-        group: list[Runtime] = []
-        for method in wiring.methods:
-            group.append(_prepare_one(method, member, wiring, ctx))
-            member = group[-1].student or member
-        groups.append(group)
+        group: dict[int, Runtime] = {}
+        for place in order:
+            group[place] = _prepare_one(methods[place], member, wiring, ctx)
+            member = group[place].student or member
+        groups.append([group[place] for place in range(len(methods))])
     ctx.example, ctx.samples = None, Context.samples
     return groups
 
@@ -275,6 +279,12 @@ def _changed_student(student: nn.Module, groups: Sequence[Sequence[Runtime]]) ->
     changed = [runtime for group in groups for runtime in group if runtime.student is not None]
     if not changed:
         return student
+    for method in (runtime.method for runtime in changed):
+        if not method.card.replaces_student:
+            raise MethodError(
+                f"method {method.name}: changes the student, and its card does not say so: give it "
+                "changes_student=True, so that the methods beside it see the changed one"
+            )
     if len(changed) > 1 or len(groups) > 1:
         names = ", ".join(sorted({runtime.method.name for runtime in changed}))
         raise MethodError(f"method: {names}: only one method may change the student, and no cohort")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from limbeck.data.batch import Batch
 from limbeck.engine.asking import StudentVoice
 from limbeck.errors import MethodError, TeacherError, unknown
-from limbeck.methods.base import Method, Runtime, Stage
+from limbeck.methods.base import Method, Runtime, Stage, unnamed
 from limbeck.methods.context import Context
 from limbeck.methods.supervised import task_loss
 from limbeck.models.calling import evaluating
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 
 def pick_teacher(teachers: Mapping[str, Teacher], name: str | None) -> str:
-    """Return the name of the teacher meant; None means the only one that is not the peers.
+    """Return the name of the teacher meant; None: the only one that is not the students' own.
 
     Raises:
         TeacherError: there is none, there are several and none was named, or the name is unknown.
     """
     if name is None:
         fixed = [one for one in teachers if not isinstance(teachers[one], PeersTeacher)]
-        candidates = fixed or list(teachers)
+        candidates = unnamed(fixed) or unnamed(teachers)
         if len(candidates) == 1:
             return candidates[0]
         names = ", ".join(teachers) or "none"
@@ -77,10 +77,11 @@ class Voices:
         teacher = self._teachers[name]
         if isinstance(teacher, PeersTeacher):
             return teacher.hear(student, member)
-        return self._ask_once(name).detach()
+        return teacher.to_member(self._ask_once(name), member).detach()
 
     def again(
         self,
+        member: int,
         batch: Any,
         name: str | None = None,
         *,
@@ -89,11 +90,13 @@ class Voices:
     ) -> Outputs:
         """Ask a teacher on purpose (``ctx.teacher``); a pass already made is not repeated."""
         name = pick_teacher(self._teachers, name)
+        teacher = self._teachers[name]
         if batch is self._batch and require_grad and name in self._with_graph:
-            heard = self._ask_once(name)
+            heard = teacher.to_member(self._ask_once(name), member)
             if set(taps) <= set(heard.features):
                 return heard
-        return self._teachers[name].ask(batch, taps=taps, require_grad=require_grad)
+        said = teacher.ask(batch, taps=taps, require_grad=require_grad)
+        return teacher.to_member(said, member)
 
     def _ask_once(self, name: str) -> Outputs:
         if name not in self._heard:
@@ -198,12 +201,23 @@ class StepModule(nn.Module):
         taps: Sequence[str] = (),
         require_grad: bool = False,
     ) -> Outputs:
-        name = pick_teacher(self._teachers, name)
-        return self._teachers[name].ask(batch, taps=taps, require_grad=require_grad)
+        teacher = self._teachers[pick_teacher(self._teachers, name)]
+        said = teacher.ask(batch, taps=taps, require_grad=require_grad)
+        return teacher.to_member(said, self._ctx.member)
 
     def member_runtimes(self, member: int) -> list[Runtime]:
         """Return the runtimes that serve one member of the cohort."""
         return self._groups[member]
+
+    def stripped(self, student: nn.Module, member: int = 0) -> nn.Module:
+        """Return a member of the cohort, or the student, without what served training only.
+
+        What was put on first comes off last. It may be a copy of the one that is trained.
+        """
+        runtimes = self.member_runtimes(member)
+        for runtime in sorted(runtimes, key=lambda one: one.method.card.replaces_student):
+            student = runtime.deploy(student)
+        return student
 
     def forward(self, batch: Batch, stage: Stage) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the scaled loss; and for the log, detached, loss and unweighted terms a member."""
@@ -216,8 +230,8 @@ class StepModule(nn.Module):
         log: dict[str, Tensor] = {}
         for index, member in enumerate(members):
             self.face(index)
-            self._ctx.teacher = voices.again
-            hear = partial(voices.ordinary, student=student, member=index)
+            self._ctx.teacher = functools.partial(voices.again, index)
+            hear = functools.partial(voices.ordinary, student=student, member=index)
             total = total + self._member_loss(index, member, hear, batch, stage, log)
         self.face(0)  # lets go of the batch
         _add(log, "loss", total)

@@ -15,7 +15,6 @@ student's own precision; what that changes is stated there. Size alone decides.
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -239,40 +238,33 @@ class _Direct:
     weight: float
     summed: bool
 
-    @torch.no_grad()
     def __call__(self, student: Tensor, gradient: Tensor | None) -> Tensor:
         """Return the value, in the precision of results, and fill ``gradient``."""
-        device = student.device.type
-        with (
-            torch.autocast(device, enabled=False)
-            if torch.is_autocast_enabled(device)
-            else nullcontext()
-        ):
-            return self._run(student, gradient).to(result_dtype(student))
-
-    def _run(self, student: Tensor, gradient: Tensor | None) -> Tensor:
-        both = torch.stack((student, self.teacher)).to(working_dtype(student, self.teacher))
+        dtype = working_dtype(student, self.teacher)
+        both = torch.stack((student, self.teacher.detach())).to(dtype)
         if both.dtype != torch.float64 or student.dtype == torch.float64:
             both = _centred(both)  # no digits to spare: the maximum goes to 0 before dividing
         log_q, log_p = logs = torch.log_softmax(both / self.temperature, dim=-1)
         q, p = logs.exp()
-        rows = _quick_rows(student, log_q, log_p, p)
-        rows = _kl_rows(log_q, log_p, p) if rows is None else rows
+        value = _quick_sum(student, log_q, log_p, p) if self.summed else None
+        if value is None:
+            rows = _kl_rows(log_q, log_p, p)
+            value = rows.sum() if self.summed else rows
         if gradient is not None:
             torch.mul(q.sub_(p), self.weight / self.temperature, out=gradient)
-        return (rows.sum() if self.summed else rows) * self.weight
+        return (value * self.weight).to(result_dtype(student))
 
 
-def _quick_rows(student: Tensor, log_q: Tensor, log_p: Tensor, p: Tensor) -> Tensor | None:
-    """KL(p ‖ q) per sample as Σ p (log p - log q), where its digits are enough; else None.
+def _quick_sum(student: Tensor, log_q: Tensor, log_p: Tensor, p: Tensor) -> Tensor | None:
+    """KL(p ‖ q) of all samples as Σ p (log p - log q), where its digits are enough; else None.
 
-    They are in float64 where the result is float32 and no row is near 0 or has a class without
+    They are in float64 where the result is float32, the mean is not near 0 and no class is without
     mass (then it is NaN). Only a CPU can look without waiting.
     """
     if student.dtype != torch.float32 or student.device.type != "cpu":
         return None
-    rows = (log_p - log_q).mul_(p).sum(dim=-1)
-    return rows if rows.numel() and float(rows.min()) > _ENOUGH else None
+    total = torch.dot(p.flatten(), (log_p - log_q).flatten())
+    return total if float(total) > _ENOUGH * log_p.shape[:-1].numel() else None
 
 
 def _check_pair(student: Tensor, teacher: Tensor, temperature: float) -> None:

@@ -309,10 +309,7 @@ class Distillation(Remembering):
             teacher.close()
         self._deployed = True
         members = members_of(self.student)
-        stripped = list(members)
-        for index in range(len(stripped)):
-            for runtime in self._step.member_runtimes(index):
-                stripped[index] = runtime.deploy(stripped[index])
+        stripped = [self._step.stripped(member, index) for index, member in enumerate(members)]
         if len(stripped) == 1:
             return stripped[0].eval()
         same = all(a is b for a, b in zip(members, stripped, strict=True))

@@ -66,11 +66,11 @@ def fastest() -> Fastest:
         ValueError: ``LIMBECK_KERNELS`` is set to something unknown.
     """
     said = os.environ.get(VARIABLE, "compiled")
+    if said == "compiled":
+        return "compiled" if has_compiler() else "chunked"
     if said not in get_args(Fastest):
         raise ValueError(f"{VARIABLE} is {said!r}; expected one of {', '.join(get_args(Fastest))}")
-    if said == "plain":
-        return "plain"
-    return "compiled" if said == "compiled" and has_compiler() else "chunked"
+    return said  # type: ignore[return-value]
 
 
 @functools.cache
@@ -89,5 +89,12 @@ def _must_be_seen(tensor: Tensor) -> bool:
         or tensor.device.type == "mps"
         or torch._C._get_tracing_state() is not None
         or torch._C._are_functorch_transforms_active()
-        or forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
+        or _is_dual(tensor)
     )
+
+
+def _is_dual(tensor: Tensor) -> bool:
+    """Whether a forward derivative is carried along; there is none outside of its context."""
+    if forward_ad._current_level < 0:
+        return False
+    return forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]

@@ -9,7 +9,7 @@ on the dataclass and nothing else.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,6 +26,15 @@ if TYPE_CHECKING:
     from limbeck.methods.compose import MethodSum
 
 Terms = Mapping[str, Tensor]
+
+
+def unnamed(teachers: Iterable[str]) -> list[str]:
+    """Return the names of the teachers that a method may mean which names none.
+
+    "self", the student's own past, is meant by name alone, and "peers" where nobody else is there.
+    """
+    others = [name for name in teachers if name != "self"]
+    return [name for name in others if name != "peers"] or others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +135,8 @@ class Method:
     ) -> Runtime:
         """Build the structure of the runtime. Called on every start, also on resume: no fitting.
 
-        The student is in eval mode and under ``no_grad``; where a method to the left changed it
-        (``Runtime(method, changed_student)``), it is the changed one.
+        The student is in eval mode and under ``no_grad``; where another method changes it
+        (``Runtime(method, changed_student)``, ``Card.replaces_student``), it is the changed one.
         """
         return Runtime(self)
 

@@ -144,7 +144,7 @@ class BlockKDRuntime(PairedRuntime):
         return terms
 
     def _go_on(self, tap: str, feature: Tensor, batch: Batch) -> Tensor:
-        """Return the logits of the teacher from a tap on, in its own precision."""
+        """Return what the teacher says from a tap on, in its own precision."""
         teacher = self.__dict__["teacher"]
         read = batch.replace(inputs=teacher.inputs_of(batch), teacher_inputs=None)
 
@@ -154,8 +154,8 @@ class BlockKDRuntime(PairedRuntime):
             return call_model(model, read.inputs)
 
         with torch.autocast(first_tensor(read.inputs).device.type, enabled=False):
-            logits: Tensor = as_outputs(run_from(teacher.module, tap, feature, call)).logits
-        return logits
+            logits = as_outputs(run_from(teacher.module, tap, feature, call)).logits
+            return cast(Tensor, teacher.scaled(logits))
 
 
 def _connector(kind: str, pair: TapPair) -> nn.Module:

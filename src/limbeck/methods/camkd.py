@@ -15,6 +15,7 @@ from limbeck.errors import MethodError, TeacherError
 from limbeck.methods.base import Method, Runtime, Terms
 from limbeck.methods.card import Card, Paper
 from limbeck.methods.context import Context
+from limbeck.methods.layers import teacher_with_layers
 from limbeck.methods.registry import register_method
 from limbeck.taps.outputs import Outputs
 
@@ -74,7 +75,7 @@ class CAMKD(Method):
         self, student: nn.Module, teachers: Mapping[str, Any], data: DataBundle | None, ctx: Context
     ) -> Runtime:
         """Refuse a cache that keeps only what its teachers say together."""
-        teacher: Any = teachers[self.teacher] if self.teacher else next(iter(teachers.values()))
+        teacher = teacher_with_layers(self, teachers)
         if getattr(teacher, "hides_members", False):
             raise TeacherError(
                 f"teachers.{teacher.name}: its cache keeps what the ensemble says, not what each "

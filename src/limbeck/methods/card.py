@@ -98,6 +98,8 @@ class Card:
         replaces_task: (ours) whether the method redefines supervision and owns the task term.
         selects: (ours) whether epochs may change length.
         deploys: (ours) "same": the student as given; "grown": with added parts.
+        changes_student: (ours) whether ``prepare`` puts another network in the student's place
+            for training alone; one that deploys a grown student does so anyway.
         listens: (ours) False where ``losses`` has no use for what the teacher says of a batch.
         cost: (ours) work per sample.
         exempt: (ours) loss contracts that do not apply, each with its one-line reason.
@@ -131,6 +133,7 @@ class Card:
     replaces_task: bool = False
     selects: bool = False
     deploys: Literal["same", "grown"] = "same"
+    changes_student: bool = False
     listens: bool = True
     cost: Cost = field(default_factory=Cost)
     exempt: Mapping[Contract, str] = field(default_factory=dict)
@@ -148,6 +151,15 @@ class Card:
         """
         itself = self.teacher_access == "parameter_gradients"
         return self.needs_teacher and self.listens and not itself
+
+    @property
+    def replaces_student(self) -> bool:
+        """Whether ``prepare`` changes the student, or puts another in its place.
+
+        Such a method is prepared before all others, which see what it made of the student, and
+        deploys after them.
+        """
+        return self.changes_student or self.deploys == "grown"
 
     @property
     def needs_features(self) -> bool:

@@ -128,10 +128,16 @@ class KED(Method):
         """See that both explain themselves in as many parts; pair the branches' features.
 
         Raises:
-            MethodError: one does not, or their groups cannot be the same.
+            MethodError: one does not, their groups cannot be the same, or the teacher's answers
+                are scaled by a calibration.
         """
         teacher = teacher_with_layers(self, teachers)
         ours = unwrap(student)
+        if teacher.rescales:
+            raise MethodError(
+                f"method ked: the groups of teachers.{teacher.name} explain the answers of its "
+                "network, not those scaled by a calibration; use the teacher without it"
+            )
         theirs = unwrap(teacher.module) if teacher.module is not None else teacher
         groups = []
         for who, network in (("student", ours), (f"teachers.{teacher.name}", theirs)):

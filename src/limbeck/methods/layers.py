@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from limbeck.errors import TeacherError
 from limbeck.methods.alike import most_alike
-from limbeck.methods.base import Method
+from limbeck.methods.base import Method, unnamed
 from limbeck.methods.context import Context
 from limbeck.models.calling import call_model
 from limbeck.taps import LinearHead, TapPair, linear_head, pair_taps
@@ -22,8 +24,9 @@ def teacher_with_layers(method: Method, teachers: Mapping[str, Any]) -> Any:
     """
     if method.teacher:
         return teachers[method.teacher]
-    with_layers = [one for one in teachers.values() if one.module is not None]
-    return next(iter(with_layers or teachers.values()))
+    meant = [teachers[name] for name in unnamed(teachers)]
+    with_layers = [one for one in meant if one.module is not None]
+    return next(iter(with_layers or meant or teachers.values()))
 
 
 def find_pairs(
@@ -44,7 +47,7 @@ def find_pairs(
             too few training samples.
         TapError, ShapeError: as ``pair_taps``.
     """
-    teacher, ours, theirs = _examples(method, teachers, ctx)
+    teacher, ours, theirs = shown_to(method, teachers, ctx)
     if pairs == "cka":
         layers = all_layers(method, ("stages", "stages"), student, teachers, ctx)
         return most_alike(student, teacher, layers, ctx.samples, ctx.forward)
@@ -64,15 +67,39 @@ def heads_of(
 ) -> tuple[LinearHead, LinearHead]:
     """Return the classifiers of the student and of the method's teacher, in ``prepare``.
 
+    The teacher's is the one that gives its answers (:func:`answering`).
+
     Raises:
         TeacherError: as ``find_pairs``.
         TapError: a network has no linear head.
     """
-    teacher, ours, theirs = _examples(method, teachers, ctx)
+    teacher, ours, theirs = shown_to(method, teachers, ctx)
+    head = linear_head(teacher.module, theirs, call=teacher.forward or call_model)
     return (
         linear_head(student, ours, call=ctx.forward or call_model),
-        linear_head(teacher.module, theirs, call=teacher.forward or call_model),
+        dataclasses.replace(head, module=answering(teacher, head.module)),
     )
+
+
+@torch.no_grad()
+def answering(teacher: Any, head: nn.Module) -> nn.Module:
+    """Return the classifier that gives the teacher's answers, in the place of its module's.
+
+    That is the same one, or where the teacher scales its module's logits, a new one that is scaled.
+
+    Args:
+        teacher: the teacher, bound.
+        head: its module's classifier, with a matrix of weights (or of a 1x1 convolution).
+    """
+    if not teacher.rescales:
+        return head
+    weight: Tensor = head.weight.flatten(1)  # type: ignore[operator]
+    bias = getattr(head, "bias", None)
+    scaled = nn.Linear(weight.shape[1], weight.shape[0], device="meta")  # draws no numbers
+    scaled.weight = nn.Parameter(teacher.scaled(weight.T, differences=True).T.contiguous())
+    shift = torch.zeros_like(weight[:, 0]) if bias is None else bias
+    scaled.bias = nn.Parameter(teacher.scaled(shift[None]).squeeze(0))
+    return scaled.requires_grad_(False)
 
 
 def all_layers(
@@ -94,7 +121,7 @@ def all_layers(
     Raises:
         TeacherError, TapError: as ``find_pairs``.
     """
-    teacher, ours, theirs = _examples(method, teachers, ctx)
+    teacher, ours, theirs = shown_to(method, teachers, ctx)
     sides = (
         (student, taps[0], ours, ctx.forward or call_model),
         (teacher.module, taps[1], theirs, teacher.forward or call_model),
@@ -106,8 +133,12 @@ def all_layers(
     return found[0], found[1]
 
 
-def _examples(method: Method, teachers: Mapping[str, Any], ctx: Context) -> tuple[Any, Any, Any]:
-    """Return the method's teacher, and what the student and it are run on to see shapes."""
+def shown_to(method: Method, teachers: Mapping[str, Any], ctx: Context) -> tuple[Any, Any, Any]:
+    """Return the method's teacher, and what the student and it are run on to see shapes.
+
+    Raises:
+        TeacherError: the teacher has no layers, or there is no example.
+    """
     teacher = teacher_with_layers(method, teachers)
     if teacher.module is None or ctx.example is None:
         raise TeacherError(

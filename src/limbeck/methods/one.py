@@ -74,6 +74,7 @@ class ONE(Method):
         timing="online",
         teacher_access="none",
         replaces_task=True,
+        changes_student=True,
         cost=Cost(teacher_forwards=0, student_steps=2.0),
         exempt={
             "zero_at_equality": "there is no teacher: the branches differ from each other",
@@ -101,7 +102,8 @@ class ONE(Method):
             )
         inputs = ctx.example.inputs
         try:
-            split = self.split or infer_roles(student, inputs)["stages"][-1]
+            roles = infer_roles(student, inputs, stages=self.split is None)
+            split = self.split or roles["stages"][-1]
             if split not in dict(student.named_modules()):
                 raise ModelError(f"no module {split!r}; method.split names the path of one")
             trunk, tail, feature = chain_of(student, inputs, split)
@@ -115,6 +117,7 @@ class ONE(Method):
             branches=self.branches,
             features=feature.shape[-1 if tokens else 1],
             answer=self.deploy,
+            roles=roles,
         )
         return ONERuntime(self, branched.to(inputs.device))
 

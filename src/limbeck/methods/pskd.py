@@ -27,6 +27,7 @@ class PSKD(Method):
 
     Epoch t of T counts from 1; in the first, which has no past, labels alone count. The past self
     is asked about the very inputs of the step. A sample without a label has the second part alone.
+    In a cohort each member hears its own past.
 
     Args:
         weight: 1; another scales the part of the past self beside the paper's.

@@ -20,6 +20,7 @@ from limbeck.errors import MethodError, TeacherError, unknown
 from limbeck.methods.base import Method, Runtime, Terms
 from limbeck.methods.card import Card, Cost, Paper
 from limbeck.methods.context import Context
+from limbeck.methods.layers import answering, teacher_with_layers
 from limbeck.methods.registry import register_method
 from limbeck.methods.supervised import labels_of
 from limbeck.taps.outputs import Outputs
@@ -216,14 +217,16 @@ class KDSim(Method):
         """Read the teacher's head into a table."""
         from limbeck.taps import head_of
 
-        teacher = teachers[self.teacher] if self.teacher else next(iter(teachers.values()))
+        teacher = teacher_with_layers(self, teachers)
         if teacher.module is None:
             raise TeacherError(f"teachers.{teacher.name}: has no head that kd_sim could read")
-        weight = getattr(head_of(teacher.module), "weight", None)
+        head = head_of(teacher.module)
+        weight = getattr(head, "weight", None)
         if not isinstance(weight, Tensor) or weight.dim() != 2:
             raise TeacherError(
                 f"teachers.{teacher.name}: its head has no matrix of weights that kd_sim could read"
             )
+        weight = cast(nn.Linear, answering(teacher, head)).weight
         table = functional.class_similarity(weight, power=self.power, temperature=self.temperature)
         return TableRuntime(self, table, student_temperature=self.student_temperature)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
@@ -149,14 +150,16 @@ def student_assistant_spec(
 
 def rebuild_student_assistant(spec: Mapping[str, Any], given: nn.Module) -> StudentAssistant:
     """Return the network of a ``student_assistant_spec``, ``given`` rebuilt from what is in it."""
-    arguments = spec["arguments"]
+    arguments, shape = spec["arguments"], (2, *spec["input_shape"])
+    # Not zeros: which layers read the input is told by what they read, and maps of zeros are alike.
+    example = torch.linspace(-1, 1, math.prod(shape)).reshape(shape)
     return cut_in_two(
         given,
         cast("tuple[float, float]", tuple(arguments["shares"])),
         head=arguments["head"],
         features=arguments["features"],
         num_classes=spec["num_classes"],
-        example=torch.zeros(2, *spec["input_shape"]),
+        example=example,
     )
 
 

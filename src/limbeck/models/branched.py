@@ -28,6 +28,7 @@ class Branched(nn.Module):
             from a normal distribution with its original's mean and standard deviation.
         features: channels of the trunk's last feature.
         answer: "branch": the logits of the first branch; "ensemble": those of all, gated.
+        roles: what parts of the network are for, by role; None: what it declares.
 
     ``forward`` takes what the network takes and returns logits ``[batch, classes]``. Through the
     module ``voices`` pass ``[batch, branches + 1, classes]``, the ensemble's logits last.
@@ -45,6 +46,7 @@ class Branched(nn.Module):
         branches: int,
         features: int,
         answer: str = "branch",
+        roles: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if branches < 1:
@@ -52,6 +54,10 @@ class Branched(nn.Module):
         if answer not in ("branch", "ensemble"):
             raise ModelError(f"answer: expected branch or ensemble, got {answer!r}")
         self.network = network
+        if roles is None:
+            declared = getattr(network, "roles", None)
+            roles = declared() if callable(declared) else {}
+        self.network_roles: Mapping[str, Any] = dict(roles)
         self.trunk, self.tail = tuple(trunk), tuple(tail)
         self.features, self.answer = features, answer
         ends = [network.get_submodule(path) for path in self.tail]
@@ -76,14 +82,12 @@ class Branched(nn.Module):
         return said[:, 0] if self.answer == "branch" else said[:, -1]
 
     def roles(self) -> dict[str, list[str] | str]:
-        """The roles that the network declares, which is the first branch."""
-        declared = getattr(self.network, "roles", None)
-        found: Mapping[str, Any] = declared() if callable(declared) else {}
+        """The roles of the network's parts, which is the first branch."""
         return {
             role: f"network.{where}"
             if isinstance(where, str)
             else [f"network.{path}" for path in where]
-            for role, where in found.items()
+            for role, where in self.network_roles.items()
         }
 
     def spec(self, network: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -97,6 +101,7 @@ class Branched(nn.Module):
             "branches": len(self.others) + 1,
             "features": self.features,
             "answer": self.answer,
+            "roles": dict(self.network_roles),
         }
         shared = {key: network.get(key) for key in ("num_classes", "input_shape")}
         return {"model": NATIVE_ENSEMBLE, "arguments": arguments, **shared}

@@ -6,10 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from limbeck.engine.checking import refuse_gradients, refuse_mixed, refuse_temperature
+from limbeck.engine.checking import (
+    refuse_gradients,
+    refuse_kept_epochs,
+    refuse_mixed,
+    refuse_temperature,
+)
 from limbeck.engine.settings import Optimizer
 from limbeck.errors import LimbeckError, MethodError, RecipeError, TeacherError, unknown
-from limbeck.methods.base import Method
+from limbeck.methods.base import Method, unnamed
 from limbeck.methods.card import Access
 from limbeck.methods.compose import MethodSum, default_task_weight
 from limbeck.recipe.folding import check_folds
@@ -92,6 +97,7 @@ def check_recipe(recipe: Recipe) -> list[str]:
         compile=recipe.train.compile,
     )
     _check_attention(recipe)
+    refuse_kept_epochs(recipe.checkpoints.keep_epochs, len(recipe.students))
     optimizer = recipe.train.optimizer
     if optimizer.name != "sgd" and optimizer.lr == Optimizer().lr:
         warnings.append(
@@ -241,16 +247,10 @@ def _check_trained(teacher: TrainTeacher, key: str) -> list[str]:
 
 
 def _check_epoch(inner: Recipe, key: str) -> None:
-    """Refuse an epoch of a run whose student is not the whole of what it trains."""
-    if inner.is_cohort:
+    """Refuse an epoch of a cohort: which member it would deploy is known at the end."""
+    if len(inner.students) > 1:
         raise TeacherError(
             f"{key}.epoch: of a cohort no epoch is kept; leave epoch out, or train one student"
-        )
-    grown = [method.name for method in inner.methods if method.card.deploys == "grown"]
-    if grown:
-        raise TeacherError(
-            f"{key}.epoch: {grown[0]} changes its student for good, and the network of an epoch "
-            "cannot be rebuilt; leave epoch out"
         )
 
 
@@ -369,16 +369,16 @@ def _check_run(method: Method, setting: Setting, key: str) -> None:
 
 def _check_teacher(method: Method, setting: Setting, key: str) -> None:
     teachers = setting.teachers
-    if not teachers:
+    open_to_all = unnamed(teachers)
+    if not (teachers if method.teacher else open_to_all):
         raise MethodError(
             f"{key}: {method.name} needs a teacher, and the recipe names none; write teacher: "
             "{train: teacher.yaml}, or another form"
         )
-    fixed = [name for name in teachers if name != "peers"] or list(teachers)
-    if method.teacher is None and len(fixed) > 1:
+    if method.teacher is None and len(open_to_all) > 1:
         names = ", ".join(teachers)
         raise TeacherError(f"{key}.teacher: say which teacher {method.name} asks: {names}")
-    name = fixed[0] if method.teacher is None else method.teacher
+    name = open_to_all[0] if method.teacher is None else method.teacher
     if name not in teachers:
         raise TeacherError(f"{key}.teacher: " + unknown("teacher", name, teachers))
     refuse_temperature(method, setting.temperatures.get(name), name)

@@ -13,7 +13,7 @@ from limbeck.errors import TapError
 from limbeck.models.calling import call_model, evaluating
 from limbeck.taps.hooks import tapping
 from limbeck.taps.pairing import first_member
-from limbeck.taps.roles import Call, infer_roles
+from limbeck.taps.roles import Call, infer_roles, roles_of
 from limbeck.taps.values import tensor_in
 
 CLOSE = 1e-3  # of the largest entry: a mean in another order, or in half precision
@@ -70,8 +70,9 @@ def averaged_map(
 ) -> str | None:
     """Return the tap of the map that a layer reads averaged over positions; None: there is none.
 
-    It begins with a dot, as a module may have the name of a role. Of several modules that give the
-    same map the outermost is named; maps of one position are none.
+    It begins with a dot, as a module may have the name of a role. Of several maps with that mean
+    the largest is meant (a pooled map has it too), in its last form: a stage that the network
+    declares, or else the outermost module that gives it. Maps of one position are none.
 
     Args:
         model: the network.
@@ -80,13 +81,13 @@ def averaged_map(
         call: ``call(model, example)`` where it is not called as ``model(example)``.
     """
     head = f"{reader}:in"
-    means: list[tuple[str, Tensor]] = []
+    means: list[tuple[str, int, Tensor]] = []
 
     def watch(name: str, module: nn.Module) -> RemovableHandle:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
             tensor = tensor_in(output)
             if tensor is not None and tensor.ndim == 4 and tensor.shape[2] * tensor.shape[3] > 1:
-                means.append((name, tensor.mean(dim=(2, 3))))
+                means.append((name, tensor[0, 0].numel(), tensor.mean(dim=(2, 3))))
 
         return module.register_forward_hook(hook)
 
@@ -98,10 +99,15 @@ def averaged_map(
         for handle in handles:
             handle.remove()
     read = store[head].flatten(1)
-    for name, mean in reversed(means):
-        if mean.shape == read.shape and _alike(mean, read):
-            return f".{name}"
-    return None
+    fitting = [
+        (name, size)
+        for name, size, mean in reversed(means)
+        if mean.shape == read.shape and _alike(mean, read)
+    ]
+    largest, stages = max((size for _, size in fitting), default=0), roles_of(model).get("stages")
+    paths = [name for name, size in fitting if size == largest]
+    paths.sort(key=lambda path: path not in (stages or ()))
+    return f".{paths[0]}" if paths else None
 
 
 def _alike(mean: Tensor, read: Tensor) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from limbeck.data.batch import Batch
 from limbeck.errors import TeacherError
@@ -33,6 +33,7 @@ class Teacher:
         access: the most that can be asked of it: "outputs" of a black box, "module" of a live one.
         changes: whether it changes during the run; then ``state`` goes into checkpoints.
         only_temperature: the one temperature at which it can be asked; None: any.
+        rescales: whether its logits are those of its module, scaled: see ``scaled``.
         gives_gradients: False of a cache, which could only put such a question to its teacher.
     """
 
@@ -41,6 +42,7 @@ class Teacher:
     changes: bool = False
     only_temperature: float | None = None
     gives_gradients: bool = True
+    rescales: bool = False
 
     def foresee(self, visits: Visits) -> None:
         """Learn how the run will look at its training samples, once, before ``bind``."""
@@ -73,6 +75,24 @@ class Teacher:
             Outputs; detached unless ``require_grad``.
         """
         raise NotImplementedError
+
+    def scaled(self, logits: Tensor, *, differences: bool = False) -> Tensor:
+        """Return what the teacher says where its module gives these logits ``[batch, classes]``.
+
+        Args:
+            logits: of the module, on any features; gradients go through.
+            differences: whether they are differences of logits, which no bias moves.
+        """
+        return logits
+
+    def to_member(self, said: Outputs, member: int) -> Outputs:
+        """Return what a member of a cohort hears of an answer: all hear the same.
+
+        Args:
+            said: what ``ask`` returned.
+            member: who listens, from 0.
+        """
+        return said
 
     def fingerprint(self) -> str:
         """Return a digest of all that decides what the teacher says. Ask after ``bind``."""

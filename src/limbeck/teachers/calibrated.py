@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from limbeck.data.batch import Batch
+from limbeck.data.batch import Batch, first_tensor
 from limbeck.data.loader import eval_batches
 from limbeck.errors import TeacherError, unknown
 from limbeck.functional import (
@@ -22,7 +22,8 @@ from limbeck.functional import (
     scale_logits,
 )
 from limbeck.taps.outputs import Outputs
-from limbeck.teachers.base import Teacher
+from limbeck.teachers.answered_maps import apart, with_maps
+from limbeck.teachers.base import Teacher, stated_inputs
 from limbeck.teachers.digest import digest_of_parts, tensor_digest
 
 if TYPE_CHECKING:
@@ -44,9 +45,10 @@ class CalibratedTeacher(Teacher):
 
     What is fitted is fitted on ``bind`` to the labelled samples of the validation split, never to
     test or training samples, and said, with the calibration before and after: for that, each half
-    of the validation samples is scaled by what the other half fits. Only ``logits`` are scaled;
-    features and members stay what the inner teacher says. It gives what the inner teacher gives,
-    but a method that reads the inner module's head itself reads it uncalibrated.
+    of the validation samples is scaled by what the other half fits. Features stay what the inner
+    teacher says; logits are scaled, those of its members too, and explanations are of the scaled
+    ones. It gives what the inner teacher gives: a method that uses the inner module's classifier
+    scales it too (``scaled``).
 
     Args:
         teacher: the teacher to calibrate.
@@ -66,6 +68,8 @@ class CalibratedTeacher(Teacher):
         TeacherError: another temperature, scaling or penalty; on ``bind``, no labelled validation
             sample, or a task other than classification.
     """
+
+    rescales = True
 
     def __init__(
         self,
@@ -95,6 +99,7 @@ class CalibratedTeacher(Teacher):
         self.access = teacher.access
         self.changes = teacher.changes
         self.gives_gradients = teacher.gives_gradients
+        self._explains: tuple[str, ...] = ()
         self._say = say
 
     def foresee(self, visits: Visits) -> None:
@@ -187,23 +192,47 @@ class CalibratedTeacher(Teacher):
         self.inner.meet(student)
 
     def set_taps(self, taps: Sequence[str]) -> None:
-        """Hand the taps on."""
-        self.inner.set_taps(taps)
+        """Hand the taps on, but for explanations of what is scaled here."""
+        layers, self._explains = self._apart(taps)
+        self.inner.set_taps(layers)
+
+    def _apart(self, taps: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the inner teacher's taps, and explanations that are not those of its logits.
+
+        One temperature changes neither the top class nor the direction of its map.
+        """
+        return (tuple(taps), ()) if self.scaling == "temperature" else apart(taps)
 
     def ask(
         self, batch: Batch, *, taps: Sequence[str] | None = None, require_grad: bool = False
     ) -> Outputs:
         """Return the inner teacher's outputs with scaled logits."""
-        return self._rescaled(self.inner.ask(batch, taps=taps, require_grad=require_grad))
-
-    def _rescaled(self, outputs: Outputs) -> Outputs:
-        """Scale the logits; of an ensemble, those of its members too."""
-        return Outputs(
-            _scaled(outputs.logits, self._known()),
-            outputs.features,
-            outputs.attentions,
-            tuple(self._rescaled(member) for member in outputs.members),
+        layers, explains = (None, self._explains) if taps is None else self._apart(taps)
+        said = _rescaled(
+            self.inner.ask(batch, taps=layers, require_grad=require_grad), self._known()
         )
+        if not explains:
+            return said
+
+        def again(taps: tuple[str, ...]) -> Outputs:
+            asked = self.inner.ask(batch, taps=taps, require_grad=True)
+            return _rescaled(asked, self._known())
+
+        return with_maps(said, explains, again, first_tensor(stated_inputs(batch)))
+
+    def scaled(self, logits: Tensor, *, differences: bool = False) -> Tensor:
+        """Return the logits, scaled; of differences, without the bias."""
+        logits, known = self.inner.scaled(logits, differences=differences), self._known()
+        if differences and not isinstance(known, float):
+            known = known._replace(bias=torch.zeros_like(known.bias))
+        return _scaled(logits, known)
+
+    def to_member(self, said: Outputs, member: int) -> Outputs:
+        """Return what the inner teacher lets a member hear, scaled."""
+        known = self._known()
+        if not self.changes or not isinstance(known, float):
+            return said
+        return _rescaled(self.inner.to_member(_rescaled(said, 1 / known), member), known)
 
     def _known(self) -> float | ScalingFit:
         if self.fitted is None:
@@ -217,7 +246,8 @@ class CalibratedTeacher(Teacher):
         known = self._known()
         if isinstance(known, float):
             return digest_of_parts("calibrated", self.inner.fingerprint(), repr(known))
-        parts = (self.scaling, tensor_digest(known.weight), tensor_digest(known.bias))
+        parts = [self.scaling, tensor_digest(known.weight), tensor_digest(known.bias)]
+        parts += ["explained"] if self._explains else []  # once, explanations were the inner one's
         return digest_of_parts("calibrated", self.inner.fingerprint(), *parts)
 
     @property
@@ -298,6 +328,16 @@ def _check(name: str, temperature: object, scaling: str, penalty: float) -> None
             f"teachers.{name}.penalty: expected a number of at least 0, with vector or matrix "
             f"scaling, got {penalty!r}"
         )
+
+
+def _rescaled(outputs: Outputs, fitted: float | ScalingFit) -> Outputs:
+    """Scale the logits; of an ensemble, those of its members too."""
+    return Outputs(
+        _scaled(outputs.logits, fitted),
+        outputs.features,
+        outputs.attentions,
+        tuple(_rescaled(member, fitted) for member in outputs.members),
+    )
 
 
 def _scaled(logits: Tensor, fitted: float | ScalingFit) -> Tensor:

@@ -230,6 +230,7 @@ class CrossFitTeacher(Teacher):
 
     def close(self) -> None:
         """Close every teacher."""
+        self._foreseen = False
         self.all.close()
 
 

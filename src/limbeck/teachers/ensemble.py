@@ -118,6 +118,16 @@ class EnsembleTeacher(Teacher):
             )
         return Outputs(self._merged([voice.logits for voice in voices]), members=voices)
 
+    def to_member(self, said: Outputs, member: int) -> Outputs:
+        """Merge anew where a teacher has something of its own to say to a member."""
+        voices = tuple(
+            one.to_member(voice, member)
+            for one, voice in zip(self.members, said.members, strict=True)
+        )
+        if all(mine is voice for mine, voice in zip(voices, said.members, strict=True)):
+            return said
+        return Outputs(self._merged([voice.logits for voice in voices]), members=voices)
+
     def _merged(self, logits: Sequence[Tensor]) -> Tensor:
         stacked = torch.stack(tuple(logits))
         shape = (-1, *[1] * (stacked.dim() - 1))

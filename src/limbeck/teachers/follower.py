@@ -75,6 +75,11 @@ class FollowerTeacher(Teacher):
         """Return what the copy says; see ``LiveTeacher.ask``."""
         return self._copy().ask(batch, taps=taps, require_grad=require_grad)
 
+    def to_member(self, said: Outputs, member: int) -> Outputs:
+        """Return, of the copy of a cohort, what the member's own copy says."""
+        cohort = getattr(self._copy().module, "is_cohort", False)
+        return said.members[member] if cohort else said
+
     def _copy(self) -> LiveTeacher:
         if self._live is None:
             raise TeacherError(

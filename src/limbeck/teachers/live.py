@@ -95,6 +95,7 @@ class LiveTeacher(Teacher):
         self._compile = compile or hasattr(module, "_orig_mod")
         self._precision = precision
         self._channels_last = channels_last
+        self._runs_channels_last = channels_last
         self._taps: tuple[str, ...] = ()
         self._explains: tuple[str, ...] = ()
         self._example: Any = None
@@ -119,8 +120,8 @@ class LiveTeacher(Teacher):
         return self._forward
 
     def foresee(self, visits: Visits) -> None:
-        """Take over the run's memory format: its batches come in it."""
-        self._channels_last = self._channels_last or visits.channels_last
+        """Take over the run's memory format until it ends: its batches come in it."""
+        self._runs_channels_last = self._channels_last or visits.channels_last
 
     def bind(self, data: DataBundle | None, device: torch.device) -> None:
         """Freeze the network, move it to the device, and try it on two samples."""
@@ -213,9 +214,9 @@ class LiveTeacher(Teacher):
         """Borrow the module and attach the taps where that has not been done."""
         if self._frozen is None:
             self._frozen = borrow(self._module)
-            self._frozen.freeze(self._module, device, self._channels_last)
+            self._frozen.freeze(self._module, device, self._runs_channels_last)
         elif device is not None:
-            self._frozen.freeze(self._module, device, self._channels_last)
+            self._frozen.freeze(self._module, device, self._runs_channels_last)
         if self._tapped is None:
             try:
                 self._tapped = TappedModel(
@@ -235,7 +236,7 @@ class LiveTeacher(Teacher):
         if isinstance(inputs, Tensor):
             if inputs.is_floating_point() and self._dtype is not None:
                 inputs = inputs.to(self._dtype)
-            if self._channels_last and inputs.dim() == 4:
+            if self._runs_channels_last and inputs.dim() == 4:
                 inputs = inputs.to(memory_format=torch.channels_last)
         return batch.replace(inputs=inputs, teacher_inputs=None)
 
@@ -290,6 +291,7 @@ class LiveTeacher(Teacher):
     def close(self) -> None:
         """Take the hooks away and give the module back as it was. Calling again does nothing."""
         self._release()
+        self._runs_channels_last = self._channels_last
         if self._frozen is not None:
             frozen, self._frozen = self._frozen, None
             give_back(self._module, frozen)

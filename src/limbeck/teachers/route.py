@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +73,7 @@ class RouteTeacher(Teacher):
             self.access = lesser_access(self.access, member.access)
         self.gives_gradients = all(member.gives_gradients for member in self.members)
         self.at = _moments(name, len(self.members), at)
-        self._starts: tuple[float, ...] | None = None if _in_epochs(self.at) else self.at
+        self._forget_run()
         self._place = _Place()
 
     def foresee(self, visits: Visits) -> None:
@@ -81,6 +81,10 @@ class RouteTeacher(Teacher):
         for member in self.members:
             member.foresee(visits)
         self._lay(visits.epochs)
+
+    def _forget_run(self) -> None:
+        """Lay moments in epochs anew in the next run."""
+        self._starts: tuple[float, ...] | None = None if _in_epochs(self.at) else self.at
 
     def _lay(self, epochs: int) -> tuple[float, ...]:
         """Lay the moments over so many epochs."""
@@ -142,6 +146,11 @@ class RouteTeacher(Teacher):
         return self.members[self.current].module
 
     @property
+    def forward(self) -> Callable[[Any, Any], Any] | None:
+        """What the current teacher's module is run by."""
+        return self.members[self.current].forward
+
+    @property
     def state(self) -> nn.Module:
         """Which teacher is asked now."""
         return self._place
@@ -165,6 +174,7 @@ class RouteTeacher(Teacher):
 
     def close(self) -> None:
         """Close every teacher."""
+        self._forget_run()
         for member in self.members:
             member.close()
 

@@ -287,6 +287,19 @@ class CachedTeacher(Teacher):
         """The teacher's module."""
         return self.inner.module
 
+    @property
+    def forward(self) -> Callable[[Any, Any], Any] | None:
+        """What the teacher's module is run by."""
+        return self.inner.forward
+
+    def reads(self, data: DataBundle) -> str:
+        """Return what the teacher does with its inputs."""
+        return self.inner.reads(data)
+
+    def inputs_of(self, batch: Batch) -> Any:
+        """Return the inputs as the teacher's module reads them."""
+        return self.inner.inputs_of(batch)
+
     def describe(self) -> str:
         """Return the form, and the teacher."""
         seen = "the clean sample" if self.inputs == "clean" else "each view"
