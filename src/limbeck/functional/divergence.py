@@ -30,7 +30,7 @@ from limbeck.functional._common import (
     result_dtype,
     working_dtype,
 )
-from limbeck.kernels import Divergence, Kind, Work, form_for, value_of
+from limbeck.kernels import Divergence, Kind, form_for, value_of
 
 _NEAR = 2.0**-10  # below it e^d - 1 - d loses digits to cancellation and the series takes over
 _ENOUGH = 1e-6  # of a sum of float64 terms that cancel, all digits of a float32
@@ -220,9 +220,10 @@ def _by_size(
         return plain(student)
     classes = student.shape[-1]
     weight = scale / divisor_of(student.numel() // max(classes, 1), classes, reduction)
-    work: Work = Divergence(kind, form, teacher, temperature, weight, reduction != "none", beta)
+    summed = reduction != "none"
     if form == "direct":
-        work = _Direct(teacher, float(temperature), float(weight), reduction != "none")
+        return value_of(student, _Direct(teacher, float(temperature), float(weight), summed), plain)
+    work = Divergence(kind, form, teacher, temperature, weight, summed, beta)
     return value_of(student, work, plain).to(result_dtype(student))
 
 

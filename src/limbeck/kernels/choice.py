@@ -45,7 +45,7 @@ def form_for(student: Tensor, teacher: Tensor | None = None) -> Form:
     """
     if torch.compiler.is_compiling():  # first: nothing else here is for a compiler's eyes
         return "plain"
-    if _must_be_seen(student) or (teacher is not None and _must_be_seen(teacher)):
+    if _all_is_seen() or _must_be_seen(student) or (teacher is not None and _must_be_seen(teacher)):
         return "plain"
     most = fastest()
     if most == "plain":
@@ -81,14 +81,17 @@ def has_compiler() -> bool:
     return any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "g++"))
 
 
+def _all_is_seen() -> bool:
+    """Whether every operation is looked at, on whatever tensor."""
+    return torch._C._get_tracing_state() is not None or torch._C._are_functorch_transforms_active()
+
+
 def _must_be_seen(tensor: Tensor) -> bool:
     """Whether something looks at the single operations on this tensor, or stands in for it."""
     return (
         type(tensor) not in (Tensor, torch.nn.Parameter)
         or tensor.dtype not in _FLOATS
         or tensor.device.type == "mps"
-        or torch._C._get_tracing_state() is not None
-        or torch._C._are_functorch_transforms_active()
         or _is_dual(tensor)
     )
 

@@ -24,8 +24,10 @@ _LARGE = 2**22  # bytes; smaller blocks come from memory that has been written t
 def empty_like(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Return a new contiguous tensor of the same shape and device, not yet written to."""
     made = torch.empty(tensor.shape, dtype=dtype, device=tensor.device)
-    size = made.numel() * made.element_size()
-    advise = _advise() if made.device.type == "cpu" and size >= _LARGE else None
+    size = made.nbytes
+    if size < _LARGE or made.device.type != "cpu":
+        return made
+    advise = _advise()
     if advise is not None:
         start = -(-made.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
         length = (made.data_ptr() + size - start) // mmap.PAGESIZE * mmap.PAGESIZE
