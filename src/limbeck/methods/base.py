@@ -79,6 +79,8 @@ class Method:
     """A student that it can work with, as a recipe writes it: for examples and for tests."""
     example_teacher: ClassVar[Mapping[str, Any] | None] = None
     """A network that it can learn from, where that must be of a kind; None: any will do."""
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Former names of parameters, which are refused, and the name that each has now."""
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense. Subclasses extend it and call super first."""
