@@ -163,7 +163,7 @@ def test_former_names_of_the_schedule_lead_to_those_of_pvr(was, now):
 
 def test_runs_of_pvr_that_are_kept_are_found_again():
     """A finished run is found by the digest of its recipe, defaults and all: by these keys."""
-    recipe = load_recipe({"data": "digits", "student": "mlp", "teacher": {"model": "mlp"},
+    recipe = load_recipe({"data": "digits", "student": "mlp", "teacher": {"model": "mlp", "weights": "random"},
                           "method": {"name": "pvr", "weight": 0.5}})  # fmt: skip
     assert resolved(recipe)["method"] == {
         "name": "pvr", "weight": 0.5, "teacher": None, "unbiased": False, "teacher_decay": 0.0,
