@@ -163,9 +163,9 @@ def test_former_names_of_the_schedule_lead_to_those_of_pvr(was, now):
 
 def test_runs_of_pvr_that_are_kept_are_found_again():
     """A finished run is found by the digest of its recipe, defaults and all: by these keys."""
-    recipe = load_recipe({"data": "digits", "student": "mlp", "teacher": {"model": "mlp", "weights": "random"},
-                          "method": {"name": "pvr", "weight": 0.5}})  # fmt: skip
-    assert resolved(recipe)["method"] == {
+    teacher, method = {"model": "mlp", "weights": "random"}, {"name": "pvr", "weight": 0.5}
+    recipe = {"data": "digits", "student": "mlp", "teacher": teacher, "method": method}
+    assert resolved(load_recipe(recipe))["method"] == {
         "name": "pvr", "weight": 0.5, "teacher": None, "unbiased": False, "teacher_decay": 0.0,
         "growth": 1.0, "limit": 1.0, "probe": 0,
     }  # fmt: skip

@@ -88,6 +88,7 @@ class Backward(Method):
         min_classes=1,
         teacher_access="input_gradients",
         needs_index=True,
+        of_each_sample="keeps moved copies of each sample",
         cost=Cost(teacher_forwards=2.0, student_steps=2.0),
     )
 
@@ -103,6 +104,11 @@ class Backward(Method):
         self.require(self.hard_label in labels, "hard_label", "source, none or teacher")
         self.require(self.direction in ("ascent", "noise"), "direction", "ascent or noise")
         self.require(self.bridge in ("paper", "residual"), "bridge", "paper or residual")
+
+    @property
+    def of_each_sample(self) -> str:
+        """Copies, where there are rounds that make some."""
+        return self.card.of_each_sample if self.rounds else ""
 
     def prepare(
         self, student: nn.Module, teachers: Mapping[str, Any], data: DataBundle | None, ctx: Context

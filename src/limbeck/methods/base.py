@@ -121,6 +121,15 @@ class Method:
         """Whether a coupled loss sees the samples of all ranks, by ``ctx.gather``."""
         return False
 
+    @property
+    def of_each_sample(self) -> str:
+        """What it does with each sample's own label or place, as a verb phrase; "": nothing.
+
+        A mixture of two samples (mixup) has neither, so that the two are refused together. Where an
+        option decides it, the phrase names the option and is empty without it.
+        """
+        return self.card.of_each_sample
+
     # Seams.
 
     def prepare(

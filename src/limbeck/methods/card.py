@@ -98,6 +98,8 @@ class Card:
         replaces_task: (ours) whether the method redefines supervision and owns the task term.
         selects: (ours) whether epochs may change length.
         deploys: (ours) "same": the student as given; "grown": with added parts.
+        of_each_sample: (ours) what it does with a sample's own label or place in the data set, as a
+            verb phrase, where that must be known of single samples; "": nothing.
         listens: (ours) False where ``losses`` has no use for what the teacher says of a batch.
         cost: (ours) work per sample.
         exempt: (ours) loss contracts that do not apply, each with its one-line reason.
@@ -131,6 +133,7 @@ class Card:
     replaces_task: bool = False
     selects: bool = False
     deploys: Literal["same", "grown"] = "same"
+    of_each_sample: str = ""
     listens: bool = True
     cost: Cost = field(default_factory=Cost)
     exempt: Mapping[Contract, str] = field(default_factory=dict)

@@ -64,6 +64,7 @@ class Chimeric(Method):
         transfer="none of its own",
         timing="staged",
         needs_index=True,
+        of_each_sample="makes labelled samples in the place of each",
         listens=False,
         cost=Cost(teacher_forwards=1.0),
     )
@@ -77,6 +78,11 @@ class Chimeric(Method):
         super().__post_init__()
         self.require(self.samples >= 1, "samples", "a whole number of at least 1")
         self.require(self.epochs >= 0, "epochs", "a whole number of at least 0")
+
+    @property
+    def of_each_sample(self) -> str:
+        """Chimeras, where there is a phase of them."""
+        return self.card.of_each_sample if self.epochs else ""
 
     def prepare(
         self, student: nn.Module, teachers: Mapping[str, Any], data: DataBundle | None, ctx: Context

@@ -88,6 +88,7 @@ class CRD(Method):
         needs_index=True,
         separable=False,
         bank=True,
+        of_each_sample="remembers an embedding of each sample (negatives: bank)",
         exempt={
             "halves": "Z is set from the first batch, and a half of it gives another",
             "zero_at_equality": "a sample is told from others, also by equal features",
@@ -113,6 +114,11 @@ class CRD(Method):
     def coupling(self) -> Coupling:
         """The bank, or the batch."""
         return self.negatives
+
+    @property
+    def of_each_sample(self) -> str:
+        """The bank has a place for each sample; a batch tells its own apart."""
+        return self.card.of_each_sample if self.negatives == "bank" else ""
 
     @property
     def compares_all_ranks(self) -> bool:

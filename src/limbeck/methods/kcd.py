@@ -66,6 +66,7 @@ class KCD(Method):
         supervision="labels optional",
         teacher_access="none",
         needs_index=True,
+        of_each_sample="keeps a value of each sample and chooses by it",
         selects=True,
         task_weight=0.1,
         cost=Cost(teacher_forwards=0.0, student_steps=0.875),

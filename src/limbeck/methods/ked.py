@@ -82,6 +82,7 @@ class KED(Method):
         transfer="KL divergence",
         task_weight=0.3,
         teacher_access="module",
+        of_each_sample="shows the teacher each sample as it is (teacher_view: clean)",
     )
     example_student: ClassVar[Mapping[str, Any]] = {
         "model": "explaining_mlp",
@@ -108,6 +109,11 @@ class KED(Method):
     def coupling(self) -> Coupling:
         """Similarities compare the samples of a batch."""
         return "batch" if self.hint == "sp" else "none"
+
+    @property
+    def of_each_sample(self) -> str:
+        """The clean view is that of one sample."""
+        return self.card.of_each_sample if self.teacher_view == "clean" else ""
 
     @property
     def compares_all_ranks(self) -> bool:

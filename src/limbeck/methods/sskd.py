@@ -96,6 +96,7 @@ class SSKD(Paired):
         task_weight=0.1,
         teacher_access="features",
         separable=False,
+        of_each_sample="ranks turned images by their label (keep_turned below 1)",
         exempt={"zero_at_equality": "each network has a learned head of its own"},
         cost=Cost(teacher_forwards=4.0, student_steps=4.0),
     )
@@ -110,6 +111,11 @@ class SSKD(Paired):
             self.require(0 <= getattr(self, key) <= 1, key, "a share in [0, 1]")
         self.require(self.fit_epochs >= 1, "fit_epochs", "a whole number of at least 1")
         self.require(self.fit_batch_size >= 2, "fit_batch_size", "a whole number of at least 2")
+
+    @property
+    def of_each_sample(self) -> str:
+        """Reads labels where some of the turned images are left out."""
+        return self.card.of_each_sample if self.keep_turned < 1 else ""
 
     def prepare(
         self, student: nn.Module, teachers: Mapping[str, Any], data: DataBundle | None, ctx: Context
