@@ -88,6 +88,8 @@ class QuEST(Paired):
         self.require(known, "codewords", "a whole number of at least 1, or none")
         self.require(self.temperature > 0, "temperature", "a number above 0")
         self.require(self.max_positions >= 1, "max_positions", "a whole number of at least 1")
+        fits = self.codewords is None or self.codewords <= self.max_positions
+        self.require(fits, "codewords", f"at most max_positions, {self.max_positions}")
 
     def prepare(
         self, student: nn.Module, teachers: Mapping[str, Any], data: DataBundle | None, ctx: Context
