@@ -40,12 +40,12 @@ class Backward(Method):
 
     Args:
         weight: has no meaning here, as there are no loss terms.
-        rounds: h, how often copies are made anew; 0: none.
-        rate: η, the step of the ascent, in the normalised inputs' units.
-        steps: ℓ, steps of the ascent.
+        rounds: h, how often copies are made anew, at least 0; 0: none.
+        rate: η, the step of the ascent, in the normalised inputs' units, at least 0.
+        steps: ℓ, steps of the ascent, at least 0.
         divergence: "kl" of the tempered distributions; "mse" of the outputs; "auto": kl for
             classes, mse for other tasks.
-        temperature: of the divergence.
+        temperature: softening of both outputs in the divergence, above 0.
         hard_label: of copies of labelled samples: the sample's own ("source"), "none", or the
             "teacher"'s class.
         keep: also the copies of earlier rounds stay, for small sets: a batch grows by n a round.

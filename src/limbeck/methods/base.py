@@ -63,7 +63,7 @@ class Method:
     """Base of all methods.
 
     Args:
-        weight: scales the knowledge terms; the default of a subclass is its paper's.
+        weight: scales the knowledge terms, and never the task term.
         teacher: name of the teacher to ask; None: the only one.
     """
 

@@ -40,8 +40,9 @@ class Chimeric(Method):
 
     Args:
         weight: has no meaning here, as there are no loss terms.
-        samples: how many chimeras there are, or as many as can be made; then they begin anew.
-        epochs: of the phase, at the end of training (5 in the authors' code); 0: none.
+        samples: how many chimeras there are, at least 1, or as many as can be made; then they
+            begin anew.
+        epochs: of the phase, at the end of training, at least 0 (5 in the authors' code); 0: none.
     """
 
     samples: int = 1_000_000

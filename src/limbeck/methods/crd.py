@@ -46,11 +46,11 @@ class CRD(Method):
         tap: "penultimate", the vectors before the classifier; any other tap, flattened; or
             ``(student tap, teacher tap)``.
         negatives: "bank", or "batch": the samples of the batch alone, with no memory.
-        num_negatives: negatives a sample from the bank, drawn anew in every step, all different
-            where there are as many.
+        num_negatives: negatives a sample from the bank, at least 1, drawn anew in every step, all
+            different where there are as many.
         same_class: "exclude": samples with the same label are no negatives (the authors' code);
             "keep": every other sample may be one. Samples without a label count as of no class.
-        dim: width of the embeddings.
+        dim: width of the embeddings, at least 1.
         temperature: τ, above 0.
         momentum: of the bank, in [0, 1): the share of the old embedding.
         eps: inside the logarithms, as in the authors' code; above 0.

@@ -49,12 +49,12 @@ class PVR(LambdaSchedule):
         weight: λ of the first epoch (0.7, the value in the authors' scripts): here λ is the weight
             of the knowledge term. The best one depends on the teacher, and ``limbeck diagnose``
             predicts it. 0 is plain training, to the bit.
-        unbiased: add :math:`\lambda \nabla f(\theta)`, over all labelled training samples as
+        unbiased: add λ ∇f(θ), over all labelled training samples as
             evaluation shows them; computed before the first step, and anew after each snapshot.
         teacher_decay: adds so much times θ to the teacher's gradient, at least 0: for a student
             trained with that weight decay.
         probe: every how many steps the cosine of the true distillation gradient and this one is
-            measured, for the log; 0: never. Costs another backward pass.
+            measured, for the log, at least 0 (0: never). Costs another backward pass.
     """
 
     weight: float = 0.7
