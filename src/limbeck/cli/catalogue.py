@@ -150,8 +150,8 @@ def _facts(kind: type[Method]) -> Iterator[tuple[str, str]]:
         yield "samples", "the loss of one depends on the others in its batch"
     if card.data_modification != "none":
         yield "data", card.data_modification
-    if refused := _mixup(card):
-        yield "mixup", refused
+    if card.refuses_mixup:
+        yield "mixup", f"refused: {card.refuses_mixup}"
     yield "timing", card.timing
     if card.deploys == "grown":
         yield "deploys", "the student with what the method put into it"
@@ -169,13 +169,6 @@ def _carried(card: Card) -> str:
     """Say by what loss knowledge is carried; nothing where a method has none of its own."""
     has_none = card.transfer.startswith("none") or card.knowledge == ("selection",)
     return "" if has_none else f"; carried by {card.transfer or 'its loss'}"
-
-
-def _mixup(card: Card) -> str:
-    """Say why mixtures of samples, which have neither label nor index, are refused; or nothing."""
-    if card.supervision == "labels":
-        return "refused: a mixture has no label"
-    return f"refused: it {card.of_each_sample}" if card.of_each_sample else ""
 
 
 def _plainly(text: str) -> str:

@@ -153,6 +153,17 @@ class Card:
         return self.needs_teacher and self.listens and not itself
 
     @property
+    def refuses_mixup(self) -> str:
+        """Why mixtures, which have neither label nor index, are refused; "": they are not.
+
+        Where an option of the method decides it, the reason names the option.
+        """
+        if self.supervision == "labels":
+            return "a mixture has no label"
+        told = self.of_each_sample or ("chooses samples" if self.selects else "")
+        return f"it {told}" if told else ""
+
+    @property
     def needs_features(self) -> bool:
         """Whether the teacher must be a module whose inside can be read."""
         return self.teacher_access not in ("none", "sparse", "outputs")

@@ -35,8 +35,8 @@ class KDVR(LambdaSchedule):
         weight: scales the teacher's part alone.
         lam: λ of the first epoch, in [0, 1] (0.7 in the authors' scripts): no weight, because it
             takes from the labels what it gives the teacher.
-        temperature: softening of both sides of the teacher's part, above 0. At 1 alone it is
-            exactly the control variate.
+        temperature: softening of both sides of the teacher's part, above 0. With linear
+            networks it is the control variate at 1 alone.
         limit: λ does not grow beyond it, in (0, 1] (1; the authors' code has 0.9 or 1). A λ that
             starts above it stays as it is, or decays.
     """
