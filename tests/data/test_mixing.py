@@ -112,6 +112,10 @@ def test_what_cannot_be_mixed():
         ("wsld", "method wsld weighs each sample by both losses on its label"),
         ("camkd", r"method camkd weighs the teachers by .* label \(without shares\)"),
         ("crd", r"method crd remembers an embedding of each sample \(negatives: bank\)"),
+        (
+            {"name": "crd", "negatives": "batch"},
+            r"method crd leaves out negatives of a sample's own class \(same_class: exclude\)",
+        ),
         (["kd", "backward"], "method backward keeps moved copies of each sample"),
         (["kd", "chimeric"], "method chimeric makes labelled samples in the place of each"),
         ({"name": "sskd", "keep_turned": 0.5}, r"method sskd ranks .*\(keep_turned below 1\)"),
@@ -149,7 +153,7 @@ def test_a_mixture_has_no_clean_view():
     [
         {"name": "dtd"},
         {"name": "camkd", "shares": [1.0]},
-        {"name": "crd", "negatives": "batch"},
+        {"name": "crd", "negatives": "batch", "same_class": "keep"},
         {"name": "sskd"},
         {"name": "ked"},
         {"name": "backward", "rounds": 0},
@@ -182,8 +186,9 @@ def test_contrast_within_a_batch_of_mixtures_tells_them_apart(tmp_path):
     data = load_data("digits", num_train=64, augment=[{"mixup": 0.5}])
     teacher = lb.build_model("cnn", num_classes=10, input_shape=(1, 8, 8))
     student = lb.build_model("cnn", num_classes=10, input_shape=(1, 8, 8), channels=[4, 8])
+    method = lb.CRD(negatives="batch", same_class="keep", dim=8)
     run = lb.distill(
-        teacher=teacher, student=student, data=data, method=lb.CRD(negatives="batch", dim=8),
+        teacher=teacher, student=student, data=data, method=method,
         epochs=1, batch_size=16, output=tmp_path, quiet=True,
     )  # fmt: skip
     assert run.metrics["accuracy"] >= 0

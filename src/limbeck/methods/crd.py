@@ -117,8 +117,12 @@ class CRD(Method):
 
     @property
     def of_each_sample(self) -> str:
-        """The bank has a place for each sample; a batch tells its own apart."""
-        return self.card.of_each_sample if self.negatives == "bank" else ""
+        """The bank has a place for each sample; a batch tells its own apart, but for classes."""
+        if self.negatives == "bank":
+            return self.card.of_each_sample
+        if self.same_class == "keep":
+            return ""
+        return "leaves out negatives of a sample's own class (same_class: exclude)"
 
     @property
     def compares_all_ranks(self) -> bool:
