@@ -151,11 +151,16 @@ def needs(card: Card) -> str:
         ["owns the task term", yes[card.replaces_task]],
         ["weight of the task term", f"{card.task_weight:g}"],
         ["may change the length of an epoch", yes[card.selects]],
+        ["training samples mixed (mixup)", _mixup(card)],
         ["deployed student", {"same": "as given", "grown": "with added parts"}[card.deploys]],
         ["teacher forwards per sample", f"{card.cost.teacher_forwards:g}"],
         ["student steps per sample", f"{card.cost.student_steps:g}"],
     ]
     return table(["", ""], rows)
+
+
+def _mixup(card: Card) -> str:
+    return f"no: {card.refuses_mixup}" if card.refuses_mixup else "yes"
 
 
 def place(card: Card) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class LimbeckError(Exception):
@@ -75,13 +75,17 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
     return table[found[0]] if found else None
 
 
-def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
+def unknown(
+    kind: str, name: str, choices: Iterable[str], renamed: Mapping[str, str] | None = None
+) -> str:
     """Return the one-line message for a name that is not among ``choices``.
+
+    What ``renamed`` says of a name that was used before goes before likeness of spelling.
 
     >>> unknown("method", "dk", ["kd", "dml"])
     "unknown method 'dk': did you mean 'kd'? (choices: dml, kd)"
     """
     choices = sorted(choices)
-    guess = nearest(name, choices)
+    guess = (renamed or {}).get(name) or nearest(name, choices)
     hint = f": did you mean {guess!r}?" if guess else ""
     return f"unknown {kind} {name!r}{hint} (choices: {', '.join(choices) or 'none'})"

@@ -104,7 +104,22 @@ def test_what_cannot_be_mixed():
         ("nkd", "mixup leaves no sample its label, which method nkd needs; leave mixup out"),
         ("plain", "mixup leaves no sample its label, which method plain needs"),
         ("deit", "mixup leaves no sample its label, which method deit needs"),
-        (["kd", "kcd"], "mixup, and method kcd which chooses samples, cannot go together"),
+        (["kd", "kcd"], "method kcd keeps a value of each sample and chooses by it; leave one of"),
+        ("drkd", "method drkd repairs the teacher where it misses a sample's label; leave one of"),
+        ("btkd", "method btkd repairs the teacher where it misses a sample's label"),
+        ("ka", "method ka repairs the teacher where it misses a sample's label"),
+        ({"name": "dtd", "adjust": "shift"}, r"method dtd repairs the teacher .*\(adjust\)"),
+        ("wsld", "method wsld weighs each sample by both losses on its label"),
+        ("camkd", r"method camkd weighs the teachers by .* label \(without shares\)"),
+        ("crd", r"method crd remembers an embedding of each sample \(negatives: bank\)"),
+        (
+            {"name": "crd", "negatives": "batch"},
+            r"method crd leaves out negatives of a sample's own class \(same_class: exclude\)",
+        ),
+        (["kd", "backward"], "method backward keeps moved copies of each sample"),
+        (["kd", "chimeric"], "method chimeric makes labelled samples in the place of each"),
+        ({"name": "sskd", "keep_turned": 0.5}, r"method sskd ranks .*\(keep_turned below 1\)"),
+        ({"name": "ked", "teacher_view": "clean"}, r"method ked .*\(teacher_view: clean\)"),
     ],
 )
 def test_methods_that_mixtures_cannot_serve(method, line):
@@ -131,3 +146,64 @@ def test_a_mixture_has_no_clean_view():
     with pytest.raises(TeacherError, match="there is nothing to save"):
         refuse_nothing_to_save("big", data, "views", None)
     refuse_nothing_to_save("big", data, "views", 4)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"name": "dtd"},
+        {"name": "camkd", "shares": [1.0]},
+        {"name": "crd", "negatives": "batch", "same_class": "keep"},
+        {"name": "sskd"},
+        {"name": "ked"},
+        {"name": "backward", "rounds": 0},
+        {"name": "chimeric", "epochs": 0},
+    ],
+    ids=lambda method: method["name"],
+)
+def test_options_that_ask_for_no_single_sample_go_with_mixup(method):
+    from limbeck.engine.checking import refuse_mixed
+    from limbeck.methods import make_method
+
+    data = load_data("digits", num_train=32, augment=[{"mixup": 0.5}])
+    refuse_mixed([make_method("kd"), make_method(**method)], data)
+
+
+def test_every_method_that_reads_labels_or_indexes_was_asked_about_mixtures():
+    """What a method says of mixtures is a matter of its card; these read none of the two."""
+    from limbeck.methods import all_methods
+
+    seeds_alone = {"mlkd"}  # an index is a seed of its second view there, and no more
+    for name, kind in all_methods().items():
+        card = kind.card
+        if (card.needs_index or card.bank or card.selects) and name not in seeds_alone:
+            assert card.of_each_sample, name
+
+
+def test_contrast_within_a_batch_of_mixtures_tells_them_apart(tmp_path):
+    import limbeck as lb
+
+    data = load_data("digits", num_train=64, augment=[{"mixup": 0.5}])
+    teacher = lb.build_model("cnn", num_classes=10, input_shape=(1, 8, 8))
+    student = lb.build_model("cnn", num_classes=10, input_shape=(1, 8, 8), channels=[4, 8])
+    method = lb.CRD(negatives="batch", same_class="keep", dim=8)
+    run = lb.distill(
+        teacher=teacher, student=student, data=data, method=method,
+        epochs=1, batch_size=16, output=tmp_path, quiet=True,
+    )  # fmt: skip
+    assert run.metrics["accuracy"] >= 0
+
+
+def test_a_rule_over_labels_says_nothing_of_a_mixture():
+    from limbeck.recipe import load_recipe
+    from limbeck.recipe.checks import check_data
+    from limbeck.teachers import VirtualTeacher
+
+    line = r"teachers\.\w+: data\.augment has mixup, and a teacher that knows the labels only"
+    data = load_data("digits", num_train=32, augment=[{"mixup": 0.5}])
+    with pytest.raises(TeacherError, match=line):
+        VirtualTeacher().bind(data, torch.device("cpu"))
+    virtual = {"virtual": {"correct": 0.9}}
+    recipe = {"data": "digits", "student": "cnn", "teacher": virtual, "method": "kd"}
+    with pytest.raises(TeacherError, match=line):
+        check_data(load_recipe(recipe), data)

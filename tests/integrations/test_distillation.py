@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import limbeck as lb
 from limbeck.data import Normalize
+from limbeck.errors import DataError
 from limbeck.integrations import IndexedDataset
 from limbeck.methods.base import Runtime
 from limbeck.teachers import CalibratedTeacher, EmaTeacher, LiveTeacher, SnapshotTeacher
@@ -334,3 +335,16 @@ def test_samples_with_an_index() -> None:
         IndexedDataset(iter([1]))
     with pytest.raises(lb.LimbeckError, match="cannot add an index to a sample of type int"):
         IndexedDataset([1])[0]
+
+
+def test_soft_labels_are_no_class_indices():
+    mixed = torch.tensor([[0.7, 0.3, 0.0], [0.1, 0.0, 0.9], [0.5, 0.5, 0.0]])
+    inputs, student, teacher = torch.randn(3, 4), nn.Linear(4, 3), nn.Linear(4, 3)
+    with pytest.raises(
+        DataError, match=r"targets \[3, 3\] sum to 1, as soft labels do; say the task"
+    ):
+        lb.Distillation(student, teacher, lb.KD(), example=(inputs, mixed))
+    line = r"batch: targets of shape \[3, 3\] for classification; expected one class index .* -100"
+    with pytest.raises(DataError, match=line):
+        lb.Distillation(student, teacher, lb.KD(), example=(inputs, mixed), task="classification")
+    lb.Distillation(student, teacher, lb.LogitMSE(), example=(inputs, mixed), task="regression")

@@ -21,7 +21,7 @@ from limbeck.engine.running import run_plan
 from limbeck.engine.signals import Interrupted
 from limbeck.errors import MethodError, ShapeError, TapError
 from limbeck.methods import make_method
-from limbeck.methods.codebooks import Codewords, Subclasses, student_positions
+from limbeck.methods.codebooks import Codewords, Subclasses, refuse_rows, student_positions
 from limbeck.methods.context import Context
 from limbeck.methods.letkd import first_block
 from limbeck.models import build_model, load_model, model_spec
@@ -261,6 +261,7 @@ def test_other_methods_read_the_grown_student_by_the_names_of_before(tmp_path):
         ({"codewords": 0}, r"method\.codewords: expected a whole number of at least 1"),
         ({"temperature": 0}, r"method\.temperature: expected a number above 0"),
         ({"max_positions": 0}, r"method\.max_positions: expected a whole number"),
+        ({"codewords": 9, "max_positions": 8}, r"method\.codewords: expected at most .* 8, got 9"),
         ({"ratio": -1}, r"method\.ratio: expected a number of at least 0"),
         ({"inner_ratio": -1}, r"method\.inner_ratio: expected a number of at least 0"),
         ({"inner_weight": -1}, r"method\.inner_weight: expected a number of at least 0"),
@@ -277,6 +278,38 @@ def test_more_words_than_positions_are_refused(tmp_path):
     plan = make_plan({"name": "quest", "codewords": 5000})
     with pytest.raises(MethodError, match=r"method\.codewords: expected at most 1024, .* got 5000"):
         run(plan, tmp_path / "run")
+
+
+@pytest.mark.parametrize("most", [{}, {"max_positions": 101}], ids=["all", "drawn"])
+def test_as_many_words_as_positions_will_do(tmp_path, most):
+    words = most.get("max_positions", 1024)
+    run(make_plan({"name": "quest", "codewords": words, **most}, epochs=1), tmp_path / "run")
+
+
+def words_of(rows: int) -> tuple[Codewords, torch.Tensor, torch.Tensor]:
+    return Codewords(4, 8, 1.0), torch.randn(rows, 4), torch.zeros(rows, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("target", "rows", "labels", "line"),
+    [
+        (*words_of(7), r"codewords: expected at most 7, .*'layer' that was looked at, got 8"),
+        (Codewords(4, 8, 1.0), torch.full((9, 4), torch.nan), None, "'layer': .* not all finite"),
+        (
+            Subclasses(4, 3, 2, 2),
+            torch.randn(3, 4),
+            torch.arange(3),
+            "sub-classes need more labelled positions than classes, got 3 of 3 classes",
+        ),
+        (Subclasses(4, 3, 2, 2), torch.zeros(0, 4), None, "than classes, got 0 of 0 classes"),
+        (Subclasses(4, 3, 2, 2), torch.ones(9, 4), torch.arange(9) % 3, "the same at every"),
+    ],
+    ids=["few", "nan", "a position a class", "none", "dead"],
+)
+def test_what_cannot_be_clustered_is_one_line(target, rows, labels, line):
+    labels = torch.zeros(len(rows), dtype=torch.int64) if labels is None else labels
+    with pytest.raises(MethodError, match=line):
+        refuse_rows(target, "layer", rows, labels)
 
 
 def test_more_components_than_there_are_are_refused(tmp_path):

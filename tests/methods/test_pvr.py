@@ -151,10 +151,11 @@ def test_the_cosine_of_true_and_approximated_gradient():
 
 
 def test_lambda_grows_to_its_limit_and_decays():
-    assert [round(lb.PVR(weight=0.5, growth=0.9).lam(e), 6) for e in range(3)] == [0.5, 0.45, 0.405]
-    assert lb.PVR(weight=0.9, growth=1.047, limit=1.0).lam(1) == pytest.approx(0.9423)
-    assert lb.PVR(weight=0.9, growth=1.047, limit=1.0).lam(9) == 1.0
-    assert lb.PVR(weight=1.5, growth=1.047, limit=1.0).lam(9) == 1.5  # never below its start
+    decaying = lb.PVR(weight=0.5, growth=0.9)
+    assert [round(decaying.lam_at(e), 6) for e in range(3)] == [0.5, 0.45, 0.405]
+    assert lb.PVR(weight=0.9, growth=1.047, limit=1.0).lam_at(1) == pytest.approx(0.9423)
+    assert lb.PVR(weight=0.9, growth=1.047, limit=1.0).lam_at(9) == 1.0
+    assert lb.PVR(weight=1.5, growth=1.047, limit=1.0).lam_at(9) == 1.5  # never below its start
 
 
 def test_the_schedule_scales_the_teachers_gradient():

@@ -8,11 +8,15 @@ from torch.nn import functional as F
 import limbeck as lb
 from limbeck import functional as lf
 from limbeck.data import Batch
-from limbeck.errors import MethodError, TeacherError
+from limbeck.errors import MethodError, RecipeError, TeacherError
+from limbeck.methods import make_method
 from limbeck.methods.camkd import CAMKD
 from limbeck.methods.context import Context
 from limbeck.methods.kdvr import KDVR
+from limbeck.methods.pvr import PVR
 from limbeck.methods.teacher_annealing import TeacherAnnealing
+from limbeck.recipe import load_recipe
+from limbeck.recipe.resolved import resolved
 from limbeck.taps.outputs import Outputs
 from limbeck.teachers import CachedTeacher, CalibratedTeacher, EnsembleTeacher, RouteTeacher
 
@@ -127,24 +131,52 @@ def test_annealing_of_numbers_mixes_the_targets():
 
 def test_kdvr_schedules_of_the_code():
     def shares(method, epochs=8):
-        return [method.share(Context(epoch=epoch)) for epoch in range(epochs)]
+        return [method.lam_at(epoch) for epoch in range(epochs)]
 
     assert shares(KDVR()) == [0.7] * 8
-    assert shares(KDVR(schedule="decay"))[2] == pytest.approx(0.7 * 0.9**2)
-    rising = shares(KDVR(schedule="increase"))
+    assert shares(KDVR(growth=0.9))[2] == pytest.approx(0.7 * 0.9**2)
+    rising = shares(KDVR(growth=1.047, limit=0.9))
     assert rising[1] == pytest.approx(0.7 * 1.047)
     assert rising[-1] == 0.9
     for wrong in (
         {"lam": 1.2},
-        {"factor": 0.5},
-        {"schedule": "decay", "factor": 1.5},
-        {"schedule": "increase", "factor": 0.5},
-        {"schedule": "increase", "lam": 0.95},
-        {"schedule": "linear"},
+        {"growth": 0.0},
+        {"limit": 0.0},
+        {"limit": 1.1},
         {"temperature": 0},
     ):
         with pytest.raises(MethodError, match=r"method\.\w+: expected"):
             KDVR(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("was", "now"), [("schedule", "growth"), ("factor", "growth"), ("most", "limit")]
+)
+def test_former_names_of_the_schedule_lead_to_those_of_pvr(was, now):
+    line = rf"unknown {{}} '{was}': did you mean '{now}'\?"
+    with pytest.raises(MethodError, match=line.format("parameter of kdvr")):
+        make_method("kdvr", **{was: 0.9})
+    recipe = {"data": "digits", "student": "cnn", "teacher": {"model": "cnn"}}
+    with pytest.raises(RecipeError, match=line.format("key")):
+        load_recipe({**recipe, "method": {"name": "kdvr", was: 0.9}})
+
+
+def test_runs_of_pvr_that_are_kept_are_found_again():
+    """A finished run is found by the digest of its recipe, defaults and all: by these keys."""
+    teacher, method = {"model": "mlp", "weights": "random"}, {"name": "pvr", "weight": 0.5}
+    recipe = {"data": "digits", "student": "mlp", "teacher": teacher, "method": method}
+    assert resolved(load_recipe(recipe))["method"] == {
+        "name": "pvr", "weight": 0.5, "teacher": None, "unbiased": False, "teacher_decay": 0.0,
+        "growth": 1.0, "limit": 1.0, "probe": 0,
+    }  # fmt: skip
+
+
+def test_both_forms_have_one_schedule():
+    for growth, limit in ((0.9, 1.0), (1.047, 0.9), (1.0, 0.5)):
+        pvr, kdvr = PVR(weight=0.7, growth=growth, limit=limit), KDVR(growth=growth, limit=limit)
+        wanted = [min(0.7 * growth**epoch, max(limit, 0.7)) for epoch in range(9)]
+        assert [pvr.lam_at(epoch) for epoch in range(9)] == wanted
+        assert [kdvr.lam_at(epoch) for epoch in range(9)] == wanted
 
 
 @pytest.mark.parametrize(("temperature", "equal"), [(1.0, True), (2.0, False)])

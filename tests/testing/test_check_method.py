@@ -1,5 +1,6 @@
 """Each contract can fail: one broken toy method a contract, and the check names that contract."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,7 +12,8 @@ from limbeck import functional
 from limbeck.errors import MethodError
 from limbeck.methods.base import Method
 from limbeck.methods.card import Card
-from limbeck.testing import check_method
+from limbeck.testing import check_method, contracts
+from limbeck.testing.scene import make_scene
 
 TOY = Card(title="Toy", equation="none")
 
@@ -85,6 +87,14 @@ class PeeksAtLabels(Toy):
         return (rows * (1 + (batch.targets == s.argmax(1)))).mean()
 
 
+class ReadsLabelsInSilence(PeeksAtLabels):
+    card: ClassVar[Card] = TOY
+
+
+class ReadsLabelsAndSaysSo(PeeksAtLabels):
+    card: ClassVar[Card] = dataclasses.replace(TOY, of_each_sample="counts right answers twice")
+
+
 class ChokesWithoutLabels(Toy):
     def value(self, s, t, batch):
         return functional.kd(s, t, reduction="none")[batch.targets >= 0].mean()
@@ -144,7 +154,7 @@ BROKEN = {
     "non_negative": (Negative,),
     "permutation": (LooksAtNeighbours,),
     "halves": (ComparesSamples,),
-    "ignored": (CountsUnlabelled, PeeksAtLabels, ChokesWithoutLabels),
+    "ignored": (CountsUnlabelled, PeeksAtLabels, ReadsLabelsInSilence, ChokesWithoutLabels),
     "fixed_teacher": (TeachesTheTeacher,),
     "gradient": (HalfTheSlope,),
     "batch_one": (SpreadOfTheBatch,),
@@ -168,6 +178,10 @@ def test_a_broken_method_is_caught_by_its_contract(contract, toy):
     with pytest.raises(AssertionError, match=rf"^toy: {contract} \(classification\): ") as caught:
         check_method(toy)
     assert "\n" not in str(caught.value)
+
+
+def test_a_method_may_read_labels_where_it_says_so():
+    contracts.ignored(lambda **more: make_scene(ReadsLabelsAndSaysSo(), **more))
 
 
 def test_the_card_exempts_with_a_reason():

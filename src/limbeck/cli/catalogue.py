@@ -105,7 +105,7 @@ def card_text(name: str) -> Text:
     card = kind.card
     text = Text()
     text.append(f"{card.title}", style="bold").append(f"  ({name})\n")
-    text.append(f"{_summary(kind)}\n\n")
+    text.append(f"{_plainly(_summary(kind))}\n\n")
     for label, value in _facts(kind):
         text.append(f"{label:<13}", style="dim").append(f"{value}\n")
     text.append("\nparameters\n", style="bold")
@@ -128,10 +128,11 @@ def _facts(kind: type[Method]) -> Iterator[tuple[str, str]]:
         if card.paper.arxiv:
             yield "", f"https://arxiv.org/abs/{card.paper.arxiv}"
     yield "equation", card.equation
-    carried = "" if _selects_only(card) else f"; carried by {card.transfer or 'its loss'}"
-    yield "knowledge", f"{', '.join(card.knowledge)}{carried}"
+    yield "knowledge", ", ".join(card.knowledge) + _carried(card)
     yield "where", ", ".join(card.location) or "–"
     yield "tasks", ", ".join(card.tasks)
+    if card.needs_teacher and card.teachers != "one":
+        yield "teachers", card.teachers + ("" if card.merge == "none" else f"; {card.merge}")
     yield "needs", "; ".join(_needs(kind)) or "nothing"
     yield (
         "labels",
@@ -146,21 +147,37 @@ def _facts(kind: type[Method]) -> Iterator[tuple[str, str]]:
     if card.bank:
         yield "samples", "compared with a bank of all training samples"
     elif not card.separable:
-        yield "samples", "compared with each other in their batch"
+        yield "samples", "the loss of one depends on the others in its batch"
+    if card.data_modification != "none":
+        yield "data", card.data_modification
+    if card.refuses_mixup:
+        yield "mixup", f"refused: {card.refuses_mixup}"
     yield "timing", card.timing
+    if card.deploys == "grown":
+        yield "deploys", "the student with what the method put into it"
     yield (
         "cost",
-        f"{_times(card.cost.teacher_forwards)} the teacher's forward pass and "
-        f"{_times(card.cost.student_steps)} a plain student's step",
+        f"{_forwards(card.cost.teacher_forwards)} and {card.cost.student_steps:g} × a plain "
+        "student's step",
     )
     yield "fidelity", card.faithful
     for contract, reason in card.exempt.items():
         yield "exempt", f"{contract}: {reason}"
 
 
-def _times(number: float) -> str:
-    """Return a factor as text: 0 of something is none of it."""
-    return f"{number:g} ×" if number else "none of"
+def _carried(card: Card) -> str:
+    """Say by what loss knowledge is carried; nothing where a method has none of its own."""
+    has_none = card.transfer.startswith("none") or card.knowledge == ("selection",)
+    return "" if has_none else f"; carried by {card.transfer or 'its loss'}"
+
+
+def _plainly(text: str) -> str:
+    """Return a docstring's text as a terminal shows it: code between single marks."""
+    return text.replace("``", "`")
+
+
+def _forwards(number: float) -> str:
+    return f"{number:g} × the teacher's forward pass" if number else "no teacher's forward pass"
 
 
 def _parameters(kind: type[Method]) -> Iterator[str]:
@@ -173,10 +190,21 @@ def _parameters(kind: type[Method]) -> Iterator[str]:
         default = field.default
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
-        head = f"  {field.name} = {default!r}"
-        yield head
-        for line in textwrap.wrap(docs.get(field.name, ""), 88):
+        yield f"  {field.name} = {default!r}"
+        for line in textwrap.wrap(_plainly(_about(kind, field.name, docs)), 88):
             yield f"      {line}"
+
+
+def _about(kind: type[Method], name: str, docs: Mapping[str, str]) -> str:
+    """Return what is said of a parameter; the range of the weight is the same everywhere."""
+    said = docs.get(name, "")
+    if name == "teacher" and not kind.card.needs_teacher:
+        return "has no meaning here, as no teacher is asked."
+    if name != "weight":
+        return said
+    if kind.card.knowledge == ("none",):
+        return "has no meaning here, as there are no knowledge terms."
+    return said if "at least 0" in said or "no meaning" in said else f"{said} At least 0."
 
 
 def argument_docs(kind: Any) -> dict[str, str]:
@@ -196,8 +224,11 @@ def _recipe(name: str, kind: type[Method]) -> str:
     else:
         lines += [f"student: {_written(kind.example_student)}"]
         if _asks_another(kind):
-            lines += ["teacher: {train: teacher.yaml}"]
-    method = f"[kd, {name}]" if _selects_only(card) else name
+            one = "{train: teacher.yaml}"
+            other = "{train: teacher.yaml, overrides: {seed: 1}}"
+            several = f"{{ensemble: [{one}, {other}]}}"
+            lines += [f"teacher: {several if _hears_several(card) else one}"]
+    method = f"[kd, {name}]" if _needs_company(card) else name
     return textwrap.indent("\n".join([*lines, f"method: {method}"]) + "\n", "  ")
 
 
@@ -213,20 +244,27 @@ def _written(student: Mapping[str, Any]) -> str:
 
 def _asks_another(kind: type[Method]) -> bool:
     """Whether a teacher must be given: the student's past and its peers need not be."""
-    return kind.teacher is None and (kind.card.needs_teacher or _selects_only(kind.card))
+    return kind.teacher is None and (kind.card.needs_teacher or _needs_company(kind.card))
 
 
-def _selects_only(card: Card) -> bool:
+def _needs_company(card: Card) -> bool:
     """Whether a method needs another beside it that teaches."""
-    return card.knowledge == ("selection",)
+    return card.teachers == "those of the methods beside it"
+
+
+def _hears_several(card: Card) -> bool:
+    """Whether several teachers are heard one by one, so that a single one says nothing new."""
+    return card.teachers.startswith("several")
 
 
 def _python(kind: type[Method]) -> str:
     card = kind.card
     student = "student=[small, other]" if card.students == "cohort" else "student=small"
     teacher = "teacher=big, " if _asks_another(kind) else ""
+    if _hears_several(card):
+        teacher = "teacher=[big, other], "
     method = f"lb.{kind.__name__}()"
-    if _selects_only(card):
+    if _needs_company(card):
         method = f"lb.KD() + {method}"
     return textwrap.indent(
         "import limbeck as lb\n"

@@ -61,10 +61,11 @@ def refuse_mixed(methods: Sequence[Method], data: DataBundle) -> None:
                 f"data.augment: mixup leaves no sample its label, which method {method.name} "
                 "needs; leave mixup out, or use a method that learns from the teacher alone (kd)"
             )
-        if method.card.selects:
+        told = method.of_each_sample or ("chooses samples" if method.card.selects else "")
+        if told:
             raise MethodError(
-                f"data.augment: mixup, and method {method.name} which chooses samples, cannot go "
-                "together; leave one of them out"
+                f"data.augment: mixup shows mixtures of two samples, and method {method.name} "
+                f"{told}; leave one of them out"
             )
     if not any(method.card.needs_teacher for method in methods):
         raise MethodError("data.augment: mixup leaves no sample its label, and no teacher is asked")

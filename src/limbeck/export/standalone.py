@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any
 
 from limbeck._version import __version__
+from limbeck.models.assistant import STUDENT_ASSISTANT, cut_again
 from limbeck.models.branched import NATIVE_ENSEMBLE, Branched
 from limbeck.models.cohort import COHORT_MEAN, CohortMean
 from limbeck.models.grown import GROWN, grow
@@ -102,6 +103,12 @@ def _construct(spec: Mapping[str, Any], gathered: _Gathered) -> str | None:
             return None
         grown = gathered.add(grow.__module__, grow.__qualname__)
         return f"{grown}({student}, {arguments['parts']!r})"
+    if name == STUDENT_ASSISTANT:
+        whole = _construct(arguments.pop("given"), gathered)
+        if whole is None:
+            return None
+        cut = gathered.add(cut_again.__module__, cut_again.__qualname__)
+        return f"{cut}({', '.join([whole, *_words({**arguments, **given})])})"
     if name.startswith("timm/"):
         gathered.imports.add("import timm")
         inside = {"num_classes": given["num_classes"], "in_chans": given["input_shape"][0]}
@@ -140,8 +147,8 @@ class _Gathered:
         self.homes[here] = module
         source = _read(module)
         node = source.definitions[name]
-        text = ast.get_source_segment(source.text, node) or ""
-        for used in sorted(_names(node) & source.known - {name}):
+        text = source.text_of(node)
+        for used in sorted(source.names_in(node) & source.known - {name}):
             text = self._bring(source, used, text)
         self.pieces[here] = _renamed(text, name, here)
         return here
@@ -170,6 +177,28 @@ class _Source:
     def known(self) -> set[str]:
         return {*self.definitions, *self.imports}
 
+    def text_of(self, node: ast.stmt) -> str:
+        """The code of a definition."""
+        kept = [f"@{ast.unparse(one)}\n" for one in self._kept_decorators(node)]
+        return "".join([*kept, ast.get_source_segment(self.text, node) or ""])
+
+    def names_in(self, node: ast.stmt) -> set[str]:
+        """Names used in a definition, those of decorators that are left out not among them."""
+        kept = self._kept_decorators(node)
+        left = (one for one in getattr(node, "decorator_list", ()) if one not in kept)
+        outside = {inner for one in left for inner in ast.walk(one)}
+        found = (one for one in ast.walk(node) if isinstance(one, ast.Name))
+        return {one.id for one in found if one not in outside}
+
+    def _kept_decorators(self, node: ast.stmt) -> list[ast.expr]:
+        """Decorators of others (``dataclass``); our own register things."""
+        return [one for one in getattr(node, "decorator_list", ()) if not self._is_ours(one)]
+
+    def _is_ours(self, decorator: ast.expr) -> bool:
+        names = {one.id for one in ast.walk(decorator) if isinstance(one, ast.Name)}
+        homes = (self.imports[name][0] for name in names & self.imports.keys())
+        return bool(names & self.definitions.keys()) or any(h.startswith(_OURS) for h in homes)
+
 
 @cache
 def _read(module: str) -> _Source:
@@ -190,15 +219,6 @@ def _read(module: str) -> _Source:
                     line = ast.unparse(ast.ImportFrom(home, [one], 0))
                     imports[one.asname or one.name] = (home, one.name, line)
     return _Source(module, text, definitions, imports)
-
-
-def _names(node: ast.stmt) -> set[str]:
-    """Names used in a definition, those of its decorators (which register) left out."""
-    outside = set()
-    for decorator in getattr(node, "decorator_list", ()):
-        outside |= set(ast.walk(decorator))
-    found = [one for one in ast.walk(node) if isinstance(one, ast.Name) and one not in outside]
-    return {one.id for one in found}
 
 
 def _renamed(text: str, name: str, here: str) -> str:

@@ -4,15 +4,14 @@ All of them compare the samples of a batch, so that the batch decides the value;
 of any shape, one row a sample, and the widths of student and teacher may differ.
 """
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import normalize, smooth_l1_loss
 
+from limbeck.functional._angles import angle_gap
 from limbeck.functional._common import check_positive, result_dtype, working_dtype
+from limbeck.functional._distances import distances, inverse_of
 
 MAX_TRIPLES = 2**18
 """Triples that ``rkd_angle`` holds at once: few enough for a processor's cache."""
@@ -84,7 +83,8 @@ def rkd_angle(
     The cosine of the angle at each sample between each two samples, from the Gram matrix; then the
     Huber loss (of width 1), mean over the ``batch³`` triples (those with a sample twice count 0).
     No more than ``max_triples`` are held at once: their slopes are summed up while they are there,
-    so that memory grows with ``batch²`` and time with ``batch³``.
+    so that memory grows with ``batch²`` and time with ``batch³``. So it is for derivatives of any
+    order and under ``torch.func.grad`` and ``vmap``; there is no forward-mode derivative.
 
     Args:
         student_feature: ``[batch, ...]``.
@@ -104,7 +104,7 @@ def rkd_angle(
     ours, theirs = _angles_from(student), _angles_from(teacher)
     count = len(student)
     step = max(1, int(max_triples) // count**2)
-    total: Tensor = _AngleGap.apply(*ours, *theirs, step)  # type: ignore[no-untyped-call]
+    total = angle_gap(ours, theirs, step)
     return _as_result(total / count**3, student_feature)
 
 
@@ -164,87 +164,18 @@ def _gram(rows: Tensor) -> Tensor:
         return rows @ rows.T
 
 
-def _distances(rows: Tensor) -> Tensor:
-    """Euclidean distances ``[batch, batch]`` from differences: 0 for equal rows, also its slope."""
-    with torch.autocast(rows.device.type, enabled=False):
-        return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
-
-
 def _by_their_mean(rows: Tensor) -> Tensor:
     """Distances over the mean of those above 0; all 0 where none is."""
-    distances = _distances(rows)
-    count = (distances > 0).sum()
-    mean = distances.sum() / count.clamp_min(1)
-    return distances / torch.where(count > 0, mean, 1.0)
+    apart = distances(rows, rows)
+    count = (apart > 0).sum()
+    mean = apart.sum() / count.clamp_min(1)
+    return apart / torch.where(count > 0, mean, 1.0)
 
 
 def _angles_from(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Return the Gram matrix and inverse distances (0 for equal rows): all that angles need."""
     rows = rows - rows.mean(0, keepdim=True)  # angles do not see it, rounding does
-    distances = _distances(rows)
-    apart = distances > 0
-    inverse = torch.where(apart, 1 / torch.where(apart, distances, 1.0), 0.0)
-    return _gram(rows), inverse
-
-
-class _AngleGap(torch.autograd.Function):
-    """Sum of the Huber losses of all angles; the slopes are found along with the value.
-
-    A triple is looked at once, and nothing of it is kept: what autograd would keep, or make again,
-    is of size ``batch³``. With ``w`` the slope of the loss at the gap of two cosines,
-    ``p = g_bc - g_ab - g_ac + g_aa`` and ``cos = p i_ab i_ac``: at the Gram matrix the slopes are
-    sums of ``w i_ab i_ac``, at the inverse distance ``i_ab`` they are ``2 Σ_c w cos / i_ab``.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        student_gram: Tensor,
-        student_inverse: Tensor,
-        teacher_gram: Tensor,
-        teacher_inverse: Tensor,
-        step: int,
-    ) -> Tensor:
-        """Return the sum, ``step`` vertices at a time."""
-        total = student_gram.new_zeros(())
-        gram_slope, inverse_slope = (torch.zeros_like(x) for x in (student_gram, student_inverse))
-        wanted = any(ctx.needs_input_grad[:2])
-        for start in range(0, len(student_gram), step):
-            rows = slice(start, start + step)
-            cosines = _cosines(student_gram, student_inverse, rows)
-            gap = _cosines(teacher_gram, teacher_inverse, rows).neg_().add_(cosines)
-            slope = gap.clamp(-1.0, 1.0)
-            flat = slope.flatten()
-            total += flat.dot(gap.flatten()) - 0.5 * flat.dot(flat)  # Huber's loss, of width 1
-            if not wanted:
-                continue
-            near = student_inverse[rows]
-            turned = 2.0 * torch.einsum("abc,abc->ab", slope, cosines)
-            inverse_slope[rows] = torch.where(near > 0, turned / near, 0.0)
-            slope.mul_(near[:, :, None]).mul_(near[:, None, :])
-            sums = slope.sum(2)
-            gram_slope += slope.sum(0)
-            gram_slope[rows] -= 2.0 * sums
-            gram_slope.diagonal()[rows] += sums.sum(1)
-        ctx.save_for_backward(gram_slope, inverse_slope)
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        """Return the slopes that ``forward`` found."""
-        gram_slope, inverse_slope = ctx.saved_tensors
-        return above * gram_slope, above * inverse_slope, None, None, None
-
-
-def _cosines(gram: Tensor, inverse: Tensor, rows: slice) -> Tensor:
-    """``⟨x_b - x_a, x_c - x_a⟩ / (d_ab d_ac)`` as ``[a, b, c]``, for the vertices in ``rows``."""
-    to_others = gram[rows]
-    itself = gram.diagonal()[rows]
-    products = gram - to_others[:, :, None]
-    products.sub_(to_others[:, None, :]).add_(itself[:, None, None])
-    near = inverse[rows]
-    return products.mul_(near[:, :, None]).mul_(near[:, None, :])
+    return _gram(rows), inverse_of(distances(rows, rows))
 
 
 def _neighbours(rows: Tensor, eps: float) -> Tensor:

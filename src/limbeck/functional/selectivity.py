@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limbeck.functional._common import check_choice, check_positive, working_dtype
+from limbeck.functional._distances import distances
 from limbeck.functional._maps import mean_of, pooled_pair
 
 SelectivityKernel = Literal["poly", "gaussian", "linear"]
@@ -69,7 +70,7 @@ def _gaussian(
 ) -> Callable[[Tensor, Tensor], Tensor]:
     def squares(first: Tensor, second: Tensor) -> Tensor:
         # Not by a matrix product: equal rows must be at distance 0, with gradient 0.
-        return torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist").square()
+        return distances(first, second).square()
 
     if bandwidth is None:
         sigma = squares(student, teacher).mean(dim=(1, 2), keepdim=True)

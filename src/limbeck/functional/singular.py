@@ -38,7 +38,7 @@ def singular_directions(
     rank = min(rank, *rows.shape[1:])
     squares, vectors = _Eigen.apply(rows @ rows.mT)  # type: ignore[no-untyped-call]
     vectors = vectors.flip(-1)[..., :rank]
-    values = squares.flip(-1)[..., :rank].clamp(min=0).sqrt()
+    values = squares.detach().flip(-1)[..., :rank].clamp(min=0).sqrt()
     signs = torch.where(vectors.detach().sum(dim=1, keepdim=True) < 0, -1.0, 1.0)
     return vectors * signs, values
 
@@ -114,22 +114,39 @@ class _Eigen(torch.autograd.Function):
     """Eigenvalues and eigenvectors of symmetric matrices; equal eigenvalues give no gradient.
 
     torch's own gives NaN there, and dead channels make equal eigenvalues of 0 in any real layer.
+    The backward is made of both, and so has a derivative in its turn.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        """Return values, which have no gradient, in ascending order, and vectors as columns."""
+    def forward(matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """Return values in ascending order, and vectors as columns."""
         values, vectors = torch.linalg.eigh(matrix)
-        ctx.save_for_backward(values, vectors)
-        ctx.mark_non_differentiable(values)
         return values, vectors
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> Tensor:
-        """Return the slope at the matrix from the one at the vectors."""
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        """Keep both."""
+        ctx.save_for_backward(*output)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor | None) -> Tensor | None:
+        """Return the slope at the matrix from those at values and vectors."""
         values, vectors = ctx.saved_tensors
-        gaps = values.unsqueeze(-2) - values.unsqueeze(-1)
-        floor = values.abs().amax(dim=-1)[..., None, None] * torch.finfo(values.dtype).eps * 8
-        inverse = torch.where(gaps.abs() > floor, 1 / gaps, 0.0)
-        slope: Tensor = vectors @ (inverse * (vectors.mT @ slopes[1])) @ vectors.mT
+        at_values, at_vectors = slopes
+        inner = None
+        if at_vectors is not None:
+            gaps = values.unsqueeze(-2) - values.unsqueeze(-1)
+            floor = values.abs().amax(dim=-1)[..., None, None] * torch.finfo(values.dtype).eps * 8
+            apart = gaps.abs() > floor
+            inverse = torch.where(apart, 1 / torch.where(apart, gaps, 1.0), 0.0)
+            inner = inverse * (vectors.mT @ at_vectors)
+        if at_values is not None:
+            along = torch.diag_embed(at_values)
+            inner = along if inner is None else inner + along
+        if inner is None:
+            return None
+        slope: Tensor = vectors @ inner @ vectors.mT
         return (slope + slope.mT) / 2

@@ -32,7 +32,7 @@ def as_batch(value: Any, task: str | None, labels: str = "labels") -> Batch:
         labels: key of the targets in a mapping.
 
     Raises:
-        DataError: something else.
+        DataError: something else; soft labels for a classification.
     """
     if isinstance(value, Batch):
         return value
@@ -59,6 +59,12 @@ def _formed(targets: Tensor, task: str | None) -> Tensor:
         return targets
     if task == "classification":
         flat = targets[:, 0] if targets.dim() == 2 and targets.shape[1] == 1 else targets
+        if flat.dim() != 1:
+            raise DataError(
+                f"batch: targets of shape {list(targets.shape)} for classification; expected one "
+                "class index for each sample; of mixtures (mixup, cutmix) give -100, no label, "
+                "and learn from the teacher alone"
+            )
         return flat.long()
     rows = targets[:, None] if targets.dim() == 1 else targets
     return rows if rows.is_floating_point() else rows.float()
@@ -76,7 +82,20 @@ def read_student(student: Any) -> nn.Module:
 def task_of(example: Any, labels: str) -> str:
     """Guess the task from the targets of a batch."""
     targets = as_batch(example, None, labels).targets
+    if targets is not None and _are_shares(targets):
+        raise DataError(
+            f"example: the rows of its targets {list(targets.shape)} sum to 1, as soft labels do; "
+            'say the task: task="classification" takes class indices, task="regression" these'
+        )
     return "classification" if targets is None else infer_task(targets)
+
+
+def _are_shares(targets: Tensor) -> bool:
+    """Whether targets are distributions over several classes, and not all sure of one."""
+    if targets.dim() != 2 or targets.shape[1] < 2 or not targets.is_floating_point():
+        return False
+    inside = bool(((targets >= 0) & (targets <= 1)).all()) and bool(targets.frac().any())
+    return inside and torch.allclose(targets.sum(dim=1), targets.new_ones(len(targets)), atol=1e-3)
 
 
 def count_outputs(student: nn.Module, example: Batch, forward: Forward | None) -> int:

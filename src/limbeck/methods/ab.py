@@ -39,8 +39,8 @@ class AB(Paired):
         pairs: "auto" pairs the stages before their ReLU; a tap of the same name in both; or pairs
             ``((student tap, teacher tap), …)`` in order of depth.
         margin: m, above 0.
-        init_epochs: epochs of the first phase, part of ``train.epochs``; None: an eighth of them
-            (30 of 240); 0: one joint phase.
+        init_epochs: epochs of the first phase, part of ``train.epochs``, at least 0; None: an
+            eighth of them (30 of 240); 0: one joint phase.
     """
 
     weight: float = 0.003

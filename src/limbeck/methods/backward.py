@@ -40,12 +40,12 @@ class Backward(Method):
 
     Args:
         weight: has no meaning here, as there are no loss terms.
-        rounds: h, how often copies are made anew; 0: none.
-        rate: η, the step of the ascent, in the normalised inputs' units.
-        steps: ℓ, steps of the ascent.
+        rounds: h, how often copies are made anew, at least 0; 0: none.
+        rate: η, the step of the ascent, in the normalised inputs' units, at least 0.
+        steps: ℓ, steps of the ascent, at least 0.
         divergence: "kl" of the tempered distributions; "mse" of the outputs; "auto": kl for
             classes, mse for other tasks.
-        temperature: of the divergence.
+        temperature: softening of both outputs in the divergence, above 0.
         hard_label: of copies of labelled samples: the sample's own ("source"), "none", or the
             "teacher"'s class.
         keep: also the copies of earlier rounds stay, for small sets: a batch grows by n a round.
@@ -88,6 +88,7 @@ class Backward(Method):
         min_classes=1,
         teacher_access="input_gradients",
         needs_index=True,
+        of_each_sample="keeps moved copies of each sample",
         cost=Cost(teacher_forwards=2.0, student_steps=2.0),
     )
 
@@ -103,6 +104,11 @@ class Backward(Method):
         self.require(self.hard_label in labels, "hard_label", "source, none or teacher")
         self.require(self.direction in ("ascent", "noise"), "direction", "ascent or noise")
         self.require(self.bridge in ("paper", "residual"), "bridge", "paper or residual")
+
+    @property
+    def of_each_sample(self) -> str:
+        """Copies, where there are rounds that make some."""
+        return self.card.of_each_sample if self.rounds else ""
 
     def prepare(
         self, student: nn.Module, teachers: Mapping[str, Any], data: DataBundle | None, ctx: Context

@@ -72,7 +72,7 @@ class Method:
     """Base of all methods.
 
     Args:
-        weight: scales the knowledge terms; the default of a subclass is its paper's.
+        weight: scales the knowledge terms, and never the task term.
         teacher: name of the teacher to ask; None: the only one.
     """
 
@@ -88,6 +88,8 @@ class Method:
     """A student that it can work with, as a recipe writes it: for examples and for tests."""
     example_teacher: ClassVar[Mapping[str, Any] | None] = None
     """A network that it can learn from, where that must be of a kind; None: any will do."""
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Former names of parameters, which are refused, and the name that each has now."""
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense. Subclasses extend it and call super first."""
@@ -127,6 +129,15 @@ class Method:
     def compares_all_ranks(self) -> bool:
         """Whether a coupled loss sees the samples of all ranks, by ``ctx.gather``."""
         return False
+
+    @property
+    def of_each_sample(self) -> str:
+        """What it does with each sample's own label or place, as a verb phrase; "": nothing.
+
+        A mixture of two samples (mixup) has neither, so that the two are refused together. Where an
+        option decides it, the phrase names the option and is empty without it.
+        """
+        return self.card.of_each_sample
 
     # Seams.
 

@@ -51,8 +51,9 @@ class BlockKD(Paired):
         pairs: "auto" pairs the stages, the last of which are the whole networks; a tap of the same
             name in both; or pairs ``((student tap, teacher tap), …)`` of blocks in order of depth,
             at each of which a stone changes over.
-        connector: a kind of ``make_projector``; "regressor" has batch norm and ReLU, for
-            maps.
+        connector: what a student's layer goes through to the teacher's next block: "regressor"
+            (convolution, batch norm and ReLU, for maps), "auto" (a convolution or linear map where
+            widths differ) or "identity" (equal widths alone).
     """
 
     weight: float = 0.9

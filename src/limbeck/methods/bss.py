@@ -46,7 +46,8 @@ class BSS(Method):
         samples: how many of a batch are moved at most, at least 1.
         steps: how often each is moved at most, at least 1.
         step: length of a move, above 0, times the gap between the two logits.
-        limit: inputs stay in ± this (2.5 fits images of mean 0 and deviation 1); None: no limit.
+        limit: inputs stay in ± this, above 0 (2.5 fits images of mean 0 and deviation 1); None: no
+            limit.
         soft: how much a exceeds 1 at the start, at least 0.
         boundary: b at the start, at least 0; 0: no second part.
     """

@@ -73,6 +73,7 @@ class BTKD(Method):
         transfer="a loss on outputs, of rectified answers",
         supervision="labels optional",
         separable=False,
+        of_each_sample="repairs the teacher where it misses a sample's label",
         task_weight=0.5,
         exempt={
             "halves": "each part is averaged over its own samples of the batch",

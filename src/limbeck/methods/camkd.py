@@ -63,6 +63,7 @@ class CAMKD(Method):
         teachers="several, the members of an ensemble",
         merge="sum of divergences, weighted for each sample",
         transfer="KL divergence",
+        of_each_sample="weighs the teachers by their loss on a sample's label (without shares)",
     )
 
     def __post_init__(self) -> None:
@@ -70,6 +71,11 @@ class CAMKD(Method):
         self.require(self.temperature > 0, "temperature", "a number above 0")
         good = self.shares is None or (min(self.shares, default=-1) >= 0 < sum(self.shares))
         self.require(good, "shares", "numbers of at least 0, not all 0, one for each teacher")
+
+    @property
+    def of_each_sample(self) -> str:
+        """Reads labels, unless the teachers' weights are given."""
+        return self.card.of_each_sample if self.shares is None else ""
 
     def prepare(
         self, student: nn.Module, teachers: Mapping[str, Any], data: DataBundle | None, ctx: Context

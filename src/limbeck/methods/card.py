@@ -100,6 +100,8 @@ class Card:
         deploys: (ours) "same": the student as given; "grown": with added parts.
         changes_student: (ours) whether ``prepare`` puts another network in the student's place
             for training alone; one that deploys a grown student does so anyway.
+        of_each_sample: (ours) what it does with a sample's own label or place in the data set, as a
+            verb phrase, where that must be known of single samples; "": nothing.
         listens: (ours) False where ``losses`` has no use for what the teacher says of a batch.
         cost: (ours) work per sample.
         exempt: (ours) loss contracts that do not apply, each with its one-line reason.
@@ -134,6 +136,7 @@ class Card:
     selects: bool = False
     deploys: Literal["same", "grown"] = "same"
     changes_student: bool = False
+    of_each_sample: str = ""
     listens: bool = True
     cost: Cost = field(default_factory=Cost)
     exempt: Mapping[Contract, str] = field(default_factory=dict)
@@ -160,6 +163,17 @@ class Card:
         deploys after them.
         """
         return self.changes_student or self.deploys == "grown"
+
+    @property
+    def refuses_mixup(self) -> str:
+        """Why mixtures, which have neither label nor index, are refused; "": they are not.
+
+        Where an option of the method decides it, the reason names the option.
+        """
+        if self.supervision == "labels":
+            return "a mixture has no label"
+        told = self.of_each_sample or ("chooses samples" if self.selects else "")
+        return f"it {told}" if told else ""
 
     @property
     def needs_features(self) -> bool:

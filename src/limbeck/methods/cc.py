@@ -41,10 +41,11 @@ class CC(Paired):
             neighbours; the kernel form's values are of another size).
         pairs: "auto" takes the vectors that the heads read; a tap of the same name in both; or
             pairs ``((student tap, teacher tap), …)``. Features of any form are flattened.
-        form: "neighbours" or "kernel".
-        dim: size of the embeddings of the first form.
+        form: "neighbours": gaps of samples that are next to each other in the batch, the authors'
+            short form; "kernel": matrices of a kernel over all pairs, as the paper has it.
+        dim: size of the embeddings of the first form, at least 1.
         gamma: γ of the kernel, above 0.
-        order: highest power of the kernel's expansion; None: the kernel itself.
+        order: highest power of the kernel's expansion, at least 1; None: the kernel itself.
     """
 
     weight: float = 0.02

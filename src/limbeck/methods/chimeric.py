@@ -40,8 +40,9 @@ class Chimeric(Method):
 
     Args:
         weight: has no meaning here, as there are no loss terms.
-        samples: how many chimeras there are, or as many as can be made; then they begin anew.
-        epochs: of the phase, at the end of training (5 in the authors' code); 0: none.
+        samples: how many chimeras there are, at least 1, or as many as can be made; then they
+            begin anew.
+        epochs: of the phase, at the end of training, at least 0 (5 in the authors' code); 0: none.
     """
 
     samples: int = 1_000_000
@@ -64,6 +65,7 @@ class Chimeric(Method):
         transfer="none of its own",
         timing="staged",
         needs_index=True,
+        of_each_sample="makes labelled samples in the place of each",
         listens=False,
         cost=Cost(teacher_forwards=1.0),
     )
@@ -77,6 +79,11 @@ class Chimeric(Method):
         super().__post_init__()
         self.require(self.samples >= 1, "samples", "a whole number of at least 1")
         self.require(self.epochs >= 0, "epochs", "a whole number of at least 0")
+
+    @property
+    def of_each_sample(self) -> str:
+        """Chimeras, where there is a phase of them."""
+        return self.card.of_each_sample if self.epochs else ""
 
     def prepare(
         self, student: nn.Module, teachers: Mapping[str, Any], data: DataBundle | None, ctx: Context

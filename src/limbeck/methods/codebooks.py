@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from limbeck import functional
 from limbeck.data import eval_batches
 from limbeck.data.batch import IGNORE
+from limbeck.errors import MethodError
 from limbeck.methods.context import Context
 from limbeck.models.knowledge_layer import as_positions
 
@@ -143,18 +144,45 @@ def learn_together(
         ctx: its ``teacher`` is asked; the first process fits, the others are told.
         teacher: name of the teacher.
         most: positions of each layer at most, drawn evenly over the samples.
+
+    Raises:
+        MethodError: what was seen cannot be clustered into so many words, or told apart by class.
     """
     if ctx.rank == 0:
         seen = _positions_seen(taps, sizes, data, ctx, teacher, most)
-        for target, (rows, labels) in zip(targets, seen, strict=True):
+        for target, tap, (rows, labels) in zip(targets, taps, seen, strict=True):
             known = labels != IGNORE if target.needs_labels else torch.ones(len(rows)).bool()
+            rows, labels = rows[known], labels[known]
+            refuse_rows(target, tap, rows, labels)
             learn: Any = target.learn
             on_cpu = target.to("cpu")
-            learn(rows[known], labels[known], ctx.seed % 2**31)
+            learn(rows, labels, ctx.seed % 2**31)
             on_cpu.to(ctx.device)
     for target in targets:
         for buffer in target.buffers():
             buffer.copy_(ctx.sum(buffer if ctx.rank == 0 else torch.zeros_like(buffer)))
+
+
+def refuse_rows(target: nn.Module, tap: str, rows: Tensor, labels: Tensor) -> None:
+    """Refuse rows ``[positions, channels]`` that a target cannot be fitted to, in one line."""
+    where = f"teacher tap {tap!r}"
+    if not bool(torch.isfinite(rows).all()):
+        raise MethodError(f"{where}: its features of the training set are not all finite numbers")
+    if isinstance(target, Codewords) and len(rows) < target.size:
+        raise MethodError(
+            f"method.codewords: expected at most {len(rows)}, one for each position of {where} "
+            f"that was looked at, got {target.size}; set fewer, or more method.max_positions"
+        )
+    if not isinstance(target, Subclasses):
+        return
+    classes = len(torch.unique(labels))
+    if len(rows) <= classes:
+        raise MethodError(
+            f"{where}: sub-classes need more labelled positions than classes, got {len(rows)} of "
+            f"{classes} classes; give more labelled samples, or more method.max_positions"
+        )
+    if bool((rows == rows[0]).all()):
+        raise MethodError(f"{where}: its features are the same at every position, of every sample")
 
 
 def student_positions(feature: Tensor, size: Sequence[int]) -> Tensor:
@@ -181,6 +209,7 @@ def _positions_seen(
     generator = torch.Generator().manual_seed(ctx.seed)
     rows: list[list[Tensor]] = [[] for _ in taps]
     labels: list[list[Tensor]] = [[] for _ in taps]
+    shown = 0
     for batch in eval_batches(view, FIT_BATCH, data.augment_eval):
         said = ctx.teacher(batch.to(ctx.device), teacher, taps=taps).features
         for place, (tap, size) in enumerate(zip(taps, sizes, strict=True)):
@@ -188,14 +217,15 @@ def _positions_seen(
             positions = positions.to(torch.promote_types(positions.dtype, torch.float32))
             each = positions.shape[2]
             flat = positions.mT.flatten(0, 1)
-            share = most / (len(view) * each)
             chosen = torch.arange(len(flat))
-            if share < 1:
-                count = max(1, int(share * len(flat)))
-                chosen = torch.randperm(len(flat), generator=generator)[:count]
+            if most < len(view) * each:
+                # what is rounded off is made up for later: all batches together give ``most``
+                before, after = (most * count // len(view) for count in (shown, shown + len(batch)))
+                chosen = torch.randperm(len(flat), generator=generator)[: after - before]
             rows[place].append(flat[chosen])
             owners = chosen // each
             labels[place].append(_labels(batch.targets, len(positions))[owners])
+        shown += len(batch)
     return [(torch.cat(r), torch.cat(own)) for r, own in zip(rows, labels, strict=True)]
 
 

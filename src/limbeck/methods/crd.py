@@ -46,11 +46,11 @@ class CRD(Method):
         tap: "penultimate", the vectors before the classifier; any other tap, flattened; or
             ``(student tap, teacher tap)``.
         negatives: "bank", or "batch": the samples of the batch alone, with no memory.
-        num_negatives: negatives a sample from the bank, drawn anew in every step, all different
-            where there are as many.
+        num_negatives: negatives a sample from the bank, at least 1, drawn anew in every step, all
+            different where there are as many.
         same_class: "exclude": samples with the same label are no negatives (the authors' code);
             "keep": every other sample may be one. Samples without a label count as of no class.
-        dim: width of the embeddings.
+        dim: width of the embeddings, at least 1.
         temperature: τ, above 0.
         momentum: of the bank, in [0, 1): the share of the old embedding.
         eps: inside the logarithms, as in the authors' code; above 0.
@@ -88,6 +88,7 @@ class CRD(Method):
         needs_index=True,
         separable=False,
         bank=True,
+        of_each_sample="remembers an embedding of each sample (negatives: bank)",
         exempt={
             "halves": "Z is set from the first batch, and a half of it gives another",
             "zero_at_equality": "a sample is told from others, also by equal features",
@@ -113,6 +114,15 @@ class CRD(Method):
     def coupling(self) -> Coupling:
         """The bank, or the batch."""
         return self.negatives
+
+    @property
+    def of_each_sample(self) -> str:
+        """The bank has a place for each sample; a batch tells its own apart, but for classes."""
+        if self.negatives == "bank":
+            return self.card.of_each_sample
+        if self.same_class == "keep":
+            return ""
+        return "leaves out negatives of a sample's own class (same_class: exclude)"
 
     @property
     def compares_all_ranks(self) -> bool:

@@ -34,7 +34,7 @@ class DKD(Method):
             pairs, 0.5 and 2 on ImageNet: worth tuning.
         temperature: softening of both outputs, above 0 (1 on ImageNet).
         warmup_epochs: epochs over which the term grows linearly to its full weight: factor
-            ``min(epoch / warmup_epochs, 1)``, epochs counted from 1; 0: none.
+            ``min(epoch / warmup_epochs, 1)``, epochs counted from 1; at least 0, and 0 is none.
     """
 
     alpha: float = 1.0

@@ -58,6 +58,7 @@ class DRKD(Method):
         transfer="KL divergence to rectified answers",
         timing="self",
         task_weight=0.05,
+        of_each_sample="repairs the teacher where it misses a sample's label",
         exempt={"zero_at_equality": "a wrong answer is rectified, so its own copy is not zero"},
     )
 

@@ -24,7 +24,7 @@ EXPLAINED = ("top", "each")
 @register_method("e2kd")
 @dataclass(frozen=True, kw_only=True)
 class E2KD(Method):
-    r"""Parchami-Araghi, Böhle, Rao and Schiele (2024).
+    r"""Parchami-Araghi, Böhle, Rao and Schiele (2024): KD, and explanations that agree.
 
     .. math:: \tau^2 \mathrm{KL}(p_T \| p_S) + \lambda \, (1 - \cos(E(T, x, y_T), E(S, x, y_T)))
 
@@ -40,13 +40,14 @@ class E2KD(Method):
 
     Args:
         weight: weight of both terms (1).
-        lam: λ, weight of the explanation term inside; 0 is plain KD to the bit.
+        lam: λ, weight of the explanation term inside, at least 0; 0 is plain KD to the bit.
         temperature: τ of the KD term, above 0.
         explainer: "gradcam", "input_gradient", or "bcos" for two B-cos networks.
         tap: the one layer that is explained, in the student; None: "stages[-1]" for GradCAM,
             "input" for input gradients, and the encoded pixels ("encode") for B-cos.
         teacher_tap: the same in the teacher; None: the student's.
-        every: apply the explanation term in every k-th step only; saves the second-order work.
+        every: apply the explanation term in every k-th step only, at least 1; saves the
+            second-order work.
         frozen: whether the teacher's map is one of its answers, which a cache keeps; in a cache
             with ``inputs: clean`` crop, flip and rotation move the kept map with the image.
         explained: "top": one map a sample, of the teacher's top class. "each", for several labels:

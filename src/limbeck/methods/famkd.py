@@ -54,7 +54,8 @@ class FAMKD(Paired):
             takes none from maps of fewer than 20 positions a side.
         review: whether deeper layers are mixed in; without, each layer stands alone.
         warmup_epochs: epochs over which the term grows linearly to its full weight: factor
-            ``min(epoch / warmup_epochs, 1)``, epochs counted from 1; 0: none (1 on ImageNet).
+            ``min(epoch / warmup_epochs, 1)``, epochs counted from 1; at least 0, and 0 is none (1
+            on ImageNet).
     """
 
     weight: float = 1.0

@@ -43,7 +43,8 @@ class FitNet(Method):
             codebases run for the joint form).
         pairs: "auto" guides the middle stage, or the one nearest to it that fits; a tap of the same
             name in both; or pairs ``((student tap, teacher tap), …)``.
-        hint_epochs: epochs of the first stage, part of ``train.epochs``; 0: one joint stage.
+        hint_epochs: epochs of the first stage, part of ``train.epochs``, at least 0; 0: one joint
+            stage.
         projector: "regressor" (convolution, batch norm, ReLU), or a kind of ``make_projector``.
         normaliser: "elementwise" mean, or the paper's "half_sum" per sample.
     """

@@ -38,8 +38,8 @@ class FSP(Paired):
         weight: weight of the term (1).
         pairs: "auto" pairs the stages; or at least two pairs ``((student tap, teacher tap), …)`` in
             order of depth.
-        init_epochs: epochs of the first phase, part of ``train.epochs``; None: an eighth of them
-            (30 of 240); 0: one joint phase.
+        init_epochs: epochs of the first phase, part of ``train.epochs``, at least 0; None: an
+            eighth of them (30 of 240); 0: one joint phase.
         projector: "auto", or "identity" to refuse layers of different widths.
     """
 

@@ -43,9 +43,9 @@ class FT(Paired):
             ``((student tap, teacher tap), …)``.
         form: f: "attention" normalises the mean over channels of squares, "flat" all entries.
         rate: channels of a factor for each channel of the teacher, above 0.
-        fit_epochs: epochs in which the paraphraser is fitted, before the run's own.
+        fit_epochs: epochs in which the paraphraser is fitted, before the run's own, at least 1.
         fit_lr: their learning rate (SGD with momentum 0.9), above 0.
-        fit_batch_size: their samples a step.
+        fit_batch_size: their samples a step, at least 2.
     """
 
     weight: float = 200.0

@@ -96,10 +96,10 @@ class GKD(Aligned):
 
     Args:
         weight: scales both terms (1, beside a task weight of 0.5, which is 1 - α).
-        alpha: α; the paper searched 0.2, 0.5 and 0.7.
-        beta: β; searched 0.05, 0.1, 0.2 and 0.4. 0 is KD, to the bit with ``embeddings: own`` and
-            ``dropout: own``.
-        temperature: τ, searched 5, 10 and 20.
+        alpha: α, at least 0; the paper searched 0.2, 0.5 and 0.7.
+        beta: β, at least 0; searched 0.05, 0.1, 0.2 and 0.4. 0 is KD, to the bit with ``embeddings:
+            own`` and ``dropout: own``.
+        temperature: τ, above 0; searched 5, 10 and 20.
         reduction: of the KD term: "elementwise", the authors' code, which their α and τ belong to;
             or the paper's "batchmean".
         tap: where gradients are taken: "auto" is what the first block of a transformers network

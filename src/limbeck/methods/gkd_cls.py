@@ -37,17 +37,24 @@ class GKDCLS(Aligned):
 
     Args:
         weight: scales all terms (1, beside a task weight of 0.5, which is 1 - α).
-        alpha: weight of the KL term, as in GKD.
-        temperature: τ of the KL term, as in GKD.
-        reduction: of the KL term, as in GKD.
-        tap: the student's word embeddings, as in GKD.
-        teacher_tap: the teacher's, as in GKD.
-        per_token: by what the distances are divided, as in GKD.
-        embeddings: whose word embeddings the student has, as in GKD.
-        dropout: of the student while it learns, as in GKD.
-        beta: β of L_PKD, which is averaged over its numbers as in the authors' code; the paper's
-            500. 0: without.
-        gamma: γ; the paper searched 0.02, 0.05, 0.1 and 0.2. β = γ = 0 is KD, as in GKD.
+        alpha: weight of the KL term, at least 0 (the paper searched 0.2, 0.5 and 0.7 for GKD).
+        temperature: τ of the KL term, above 0.
+        reduction: of the KL term: "elementwise", the authors' code, which their α and τ belong to;
+            or the paper's "batchmean".
+        tap: the student's word embeddings: "auto" is what the first block of a transformers network
+            reads, and the input of any other network.
+        teacher_tap: the teacher's; None: the student's.
+        per_token: "samples" averages a text's tokens, then the texts (ours); "rows" averages all
+            tokens of a batch, as the authors' code does; "batchmean" sums over a text's tokens, as
+            the paper writes.
+        embeddings: "teacher" copies the tapped module and freezes it until the student is deployed;
+            "own" leaves the student's.
+        dropout: of the student while it learns: "off"; "encoder" keeps all but that inside the
+            tapped module; "own" keeps all.
+        beta: β of L_PKD, which is averaged over its numbers as in the authors' code, at least 0;
+            the paper's 500. 0: without.
+        gamma: γ, at least 0; the paper searched 0.02, 0.05, 0.1 and 0.2. β = γ = 0 is KD, as in
+            GKD.
         pairs: "skip": all layers but the last, each with the one at the same depth of the teacher
             (1 to 5 of 6 with 2, 4, 6, 8, 10 of 12); or ``((student tap, teacher tap), …)``.
         embedding_gradients: whether L_GKD counts; the paper's DistilBERT has L_CLS alone.

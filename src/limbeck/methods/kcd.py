@@ -35,8 +35,8 @@ class KCD(Method):
     Args:
         weight: has no meaning here, as there are no loss terms.
         tau: share of the samples kept in the end, in (0, 1]; 1 changes nothing.
-        stage_epochs: epochs between rankings (40 of 240 in the paper's code).
-        alpha: exponent of the bonus for use.
+        stage_epochs: epochs between rankings, at least 1 (40 of 240 in the paper's code).
+        alpha: exponent of the bonus for use; 0: no bonus.
         eps_max: largest share of a lost sample in a mixture, in [0, 1]; 0: selection only.
         mixing: "convex" as in the authors' code, or "additive" as eq. 14 is written.
     """
@@ -66,6 +66,7 @@ class KCD(Method):
         supervision="labels optional",
         teacher_access="none",
         needs_index=True,
+        of_each_sample="keeps a value of each sample and chooses by it",
         selects=True,
         task_weight=0.1,
         cost=Cost(teacher_forwards=0.0, student_steps=0.875),

@@ -51,7 +51,7 @@ class KED(Method):
             learned 3x3 convolution, norm and ReLU; a linear map for vectors), "at" (attention maps,
             times 1000; images alone) or "sp" (similarities of samples, times 3000).
         rho: share of the hints in what μ gives, in [0, 1]; without a hint it has no meaning.
-        floor: lifts the teacher's predicted probabilities before they are softened, at least 0.
+        floor: lifts the teacher's predicted probabilities before they are softened, in [0, 1).
             The authors' code adds 1e-15, which at T = 10 is 3 % of the top class; by default they
             are the teacher's own. Explanations have that floor in both networks.
         teacher_view: what the teacher sees: "same" as the student, or the "clean" sample without
@@ -82,6 +82,7 @@ class KED(Method):
         transfer="KL divergence",
         task_weight=0.3,
         teacher_access="module",
+        of_each_sample="shows the teacher each sample as it is (teacher_view: clean)",
     )
     example_student: ClassVar[Mapping[str, Any]] = {
         "model": "explaining_mlp",
@@ -108,6 +109,11 @@ class KED(Method):
     def coupling(self) -> Coupling:
         """Similarities compare the samples of a batch."""
         return "batch" if self.hint == "sp" else "none"
+
+    @property
+    def of_each_sample(self) -> str:
+        """The clean view is that of one sample."""
+        return self.card.of_each_sample if self.teacher_view == "clean" else ""
 
     @property
     def compares_all_ranks(self) -> bool:

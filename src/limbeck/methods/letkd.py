@@ -48,13 +48,13 @@ class LetKD1(QuEST):
         pairs: "auto" takes the last stage of both, as the authors' code cuts its networks; a tap
             of the same name in both; or pairs ``((student tap, teacher tap), …)``. A teacher's map
             of another size than the student's is average-pooled to it.
-        codewords: K; None: 4096, the paper's, or an eighth of the training set's positions where
-            that is fewer.
-        temperature: t, a factor: large is sharp.
-        max_positions: positions that the words are found from, at most, drawn evenly over the
-            samples (ours; the authors take all).
-        ratio: α (1; 0.1 for ResNet-50 to MobileNetV2 on CIFAR-100, 0.5 on Tiny-ImageNet). With 0
-            this is QuEST, with templates that stay.
+        codewords: K, from 1 to the number of positions; None: 4096, the paper's, or an eighth of
+            the training set's positions where that is fewer.
+        temperature: t, above 0, a factor: large is sharp.
+        max_positions: the most positions that the words are found from, at least 1, drawn evenly
+            over the samples (ours; the authors take all).
+        ratio: α, at least 0 (1; 0.1 for ResNet-50 to MobileNetV2 on CIFAR-100, 0.5 on
+            Tiny-ImageNet). With 0 this is QuEST, with templates that stay.
     """
 
     ratio: float = 1.0
@@ -106,18 +106,20 @@ class LetKD2(LetKD1):
         weight: weight of both terms (1, beside a task weight of 1).
         pairs: of the layer of letKD-1: "auto" takes the last stage of both; a tap of the same name
             in both; or pairs ``((student tap, teacher tap), …)``.
-        codewords: K; None: 4096, the paper's, or an eighth of the training set's positions where
-            that is fewer.
-        temperature: t, a factor: large is sharp.
-        max_positions: positions that words and sub-classes are found from, at most.
-        ratio: α of the layer of letKD-1.
+        codewords: K, from 1 to the number of positions; None: 4096, the paper's, or an eighth of
+            the training set's positions where that is fewer.
+        temperature: t, above 0, a factor: large is sharp.
+        max_positions: the most positions that words and sub-classes are found from, at least 1.
+        ratio: α of the layer of letKD-1, at least 0.
         inner: of the second layer: "auto" takes the first block of the last stage in both, or the
             stage before the last where that one has no blocks (ours); or as ``pairs``.
-        inner_ratio: α of the second layer (1; 0.2 for ResNet-50 to MobileNetV2 on CIFAR-100).
-        inner_weight: of the second term beside the first (1).
-        subclasses: of each class (8).
-        components: that LDA keeps; None: 60, the authors' for CIFAR-100, or as many as there are
-            (classes - 1, channels) where that is fewer (the authors keep 8 on CIFAR-10).
+        inner_ratio: α of the second layer, at least 0 (1; 0.2 for ResNet-50 to MobileNetV2 on
+            CIFAR-100).
+        inner_weight: weight of the second term beside the first, at least 0 (1).
+        subclasses: how many each class has, at least 1 (8).
+        components: how many LDA keeps, at least 1; None: 60, the authors' for CIFAR-100, or as many
+            as there are (classes - 1, channels) where that is fewer (the authors keep 8 on
+            CIFAR-10).
     """
 
     inner: str | tuple[Any, ...] = "auto"

@@ -50,9 +50,9 @@ class MLKD(Method):
             each level times the share of samples (of classes) whose confidence is at most the
             median; of the strong view the level of samples alone, its lowest and highest
             temperature taken from the weak view.
-        rotate: largest angle of the strong view, in degrees.
+        rotate: largest angle of the strong view, in degrees, at least 0.
         cutout: side of its blanked square, as a share of the image's shorter side, in [0, 1].
-        noise: standard deviation of its noise, in units of the inputs.
+        noise: standard deviation of its noise, in units of the inputs, at least 0.
     """
 
     weight: float = 0.9

@@ -24,7 +24,8 @@ class NormKD(Method):
 
     Args:
         weight: weight of the knowledge term (0.9, beside a task weight of 0.1).
-        scale: the multiple c > 0 of the standard deviation (1 on ImageNet, with weights of 0.5).
+        scale: c, the multiple of the standard deviation, above 0 (1 on ImageNet, with weights of
+            0.5).
     """
 
     weight: float = 0.9

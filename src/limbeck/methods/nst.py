@@ -31,7 +31,7 @@ class NST(Paired):
             run it with the polynomial kernel).
         pairs: "auto" pairs the stages; a tap of the same name in both; or pairs
             ``((student tap, teacher tap), …)``.
-        kernel: "poly", "gaussian" or "linear".
+        kernel: "poly": ⟨x, y⟩ to the power ``degree``; "gaussian"; or "linear".
         degree: of the polynomial kernel, a whole number of at least 1.
         bandwidth: σ² of the Gaussian kernel, above 0; None: the mean squared distance between a
             sample's student and teacher maps.

@@ -49,12 +49,12 @@ class OFA(Method):
 
     Args:
         weight: weight of all terms (1, beside a task weight of 1).
-        gamma: γ > 0, one number, or one for each exit and a last one for the student's own logits
-            (1; the authors' command for DeiT-T to ResNet-18 on ImageNet has 1.5).
+        gamma: γ, above 0, one number, or one for each exit and a last one for the student's own
+            logits (1; the authors' command for DeiT-T to ResNet-18 on ImageNet has 1.5).
         exits: "auto" takes the stages, of more than four those at the quarters of the depth (the
             authors split every network into four); or a tap of the student, or several.
-        exits_weight: w, of the exits beside the student's logits (1).
-        temperature: T > 0 of both sides; there is no factor of T².
+        exits_weight: w, of the exits beside the student's logits, at least 0 (1).
+        temperature: T of both sides, above 0; there is no factor of T².
     """
 
     gamma: float | tuple[float, ...] = 1.0

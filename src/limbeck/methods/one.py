@@ -46,7 +46,8 @@ class ONE(Method):
         weight: weight of the divergences (1), beside a task weight of 1.
         branches: ends in all, at least 2.
         temperature: T, softening of both outputs, above 0.
-        ramp_epochs: epochs over which r grows from 0.007 to 1 along exp(-5 (1 - e/n)²); 0: at once.
+        ramp_epochs: epochs over which r grows from 0.007 to 1 along
+            exp(-5 (1 - e/n)²), at least 0; 0: at once.
         split: path of the first module of a branch; None: the last of the student's stages.
         deploy: "branch": the student as given; "ensemble": every branch, and the gate.
     """

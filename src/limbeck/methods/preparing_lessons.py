@@ -90,6 +90,7 @@ class KA(Method):
         faithful="faithful in part",
         transfer="KL divergence to adjusted answers",
         supervision="labels optional",
+        of_each_sample="repairs the teacher where it misses a sample's label",
         task_weight=0.0,
         exempt={"zero_at_equality": "a wrong answer is adjusted, so its own copy is not zero"},
     )
@@ -169,6 +170,7 @@ class DTD(Method):
         faithful="faithful in part",
         transfer="KL divergence, a temperature for each sample",
         separable=False,
+        of_each_sample="repairs the teacher where it misses a sample's label (adjust)",
         task_weight=0.1,
         exempt={
             "halves": "the temperatures are relative to the mean of the batch",
@@ -192,6 +194,11 @@ class DTD(Method):
         """Count what the floor held, and what was adjusted."""
         names = ("floored",) if self.adjust == "none" else ("floored", "adjusted")
         return DTDRuntime(self, names)
+
+    @property
+    def of_each_sample(self) -> str:
+        """Repairs answers, where that was asked for."""
+        return self.card.of_each_sample if self.adjust != "none" else ""
 
     def temperatures(self, student: Outputs, teacher: Outputs) -> Tensor:
         """Return the temperature of each sample ``[batch]``."""

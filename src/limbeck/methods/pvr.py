@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from limbeck import functional
 from limbeck.data.batch import Batch
 from limbeck.errors import MethodError
-from limbeck.methods.base import Method, Runtime, Terms
-from limbeck.methods.card import Card, Cost, Paper
+from limbeck.methods.base import Runtime, Terms
+from limbeck.methods.card import Card, Cost
 from limbeck.methods.context import Context
+from limbeck.methods.lambda_schedule import SAFARYAN, LambdaSchedule
 from limbeck.methods.layers import teacher_with_layers
 from limbeck.methods.registry import register_method
 from limbeck.methods.teacher_gradient import FullGradient, SameNetwork
@@ -29,7 +30,7 @@ _NONE = (0.0, 0.0, 0.0, 1.0, -1.0)
 
 @register_method("pvr")
 @dataclass(frozen=True, kw_only=True)
-class PVR(Method):
+class PVR(LambdaSchedule):
     r"""Safaryan, Peste and Alistarh (2023): distillation as partial variance reduction.
 
     .. math:: \nabla f_\xi(x) - \lambda \nabla f_\xi(\theta) [+ \lambda \nabla f(\theta)]
@@ -45,34 +46,25 @@ class PVR(Method):
     are those of eval mode.
 
     Args:
-        weight: λ (0.7, the value in the authors' scripts); the best one depends on the teacher, and
-            ``limbeck diagnose`` predicts it. 0 is plain training, to the bit.
-        unbiased: add :math:`\lambda \nabla f(\theta)`, over all labelled training samples as
+        weight: λ of the first epoch (0.7, the value in the authors' scripts): here λ is the weight
+            of the knowledge term. The best one depends on the teacher, and ``limbeck diagnose``
+            predicts it. 0 is plain training, to the bit.
+        unbiased: add λ ∇f(θ), over all labelled training samples as
             evaluation shows them; computed before the first step, and anew after each snapshot.
-        teacher_decay: adds so much times θ to the teacher's gradient, for a student trained with
-            that weight decay.
-        growth: factor on λ after each epoch (the authors' code has 0.9 and 1.047).
-        limit: λ does not grow beyond it.
+        teacher_decay: adds so much times θ to the teacher's gradient, at least 0: for a student
+            trained with that weight decay.
         probe: every how many steps the cosine of the true distillation gradient and this one is
-            measured, for the log; 0: never. Costs another backward pass.
+            measured, for the log, at least 0 (0: never). Costs another backward pass.
     """
 
     weight: float = 0.7
     unbiased: bool = False
     teacher_decay: float = 0.0
-    growth: float = 1.0
-    limit: float = 1.0
     probe: int = 0
 
     card: ClassVar[Card] = Card(
         title="PVR",
-        paper=Paper(
-            authors="Safaryan, Peste, Alistarh",
-            year=2023,
-            title="Knowledge Distillation Performs Partial Variance Reduction",
-            venue="NeurIPS 2023",
-            arxiv="2305.17581",
-        ),
+        paper=SAFARYAN,
         equation="∇f_ξ(x) - λ ∇f_ξ(θ) [+ λ ∇f(θ)]",
         knowledge=("gradient",),
         transfer="a linear term with the teacher's gradient",
@@ -92,14 +84,12 @@ class PVR(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require(self.teacher_decay >= 0, "teacher_decay", "a number of at least 0")
-        self.require(self.growth > 0, "growth", "a factor above 0")
-        self.require(self.limit > 0, "limit", "a number above 0")
         self.require(self.probe >= 0, "probe", "a whole number of at least 0")
 
-    def lam(self, epoch: int) -> float:
-        """Return λ in an epoch, counted from 0."""
-        grown = self.weight * self.growth**epoch
-        return min(grown, max(self.limit, self.weight))
+    @property
+    def first_lam(self) -> float:
+        """λ of the first epoch: the weight."""
+        return self.weight
 
     def prepare(
         self, student: nn.Module, teachers: Mapping[str, Any], data: DataBundle | None, ctx: Context
@@ -129,7 +119,7 @@ class PVRRuntime(Runtime):
         if not method.weight or batch.targets is None or not torch.is_grad_enabled():
             return {}
         logits, slopes = self._pair.gradient(batch, ctx.task)
-        scale = method.lam(ctx.epoch) / method.weight
+        scale = method.lam_at(ctx.epoch) / method.weight
         if method.probe and ctx.step % method.probe == 0:
             self._measure(student.logits, logits, slopes, batch.targets, ctx, method)
         # The engine weighs this term by all samples; the task's gradient counts labelled ones.
@@ -157,7 +147,7 @@ class PVRRuntime(Runtime):
         method: PVR,
     ) -> None:
         """Note the cosine of the true distillation gradient and the approximated one."""
-        lam = method.lam(ctx.epoch)
+        lam = method.lam_at(ctx.epoch)
         value = self._pair.cosine(ours, theirs, slopes, targets, ctx.task, lam)
         count, total, squares, least, most = self.cosines.tolist()
         told = [count + 1, total + value, squares + value**2, min(least, value), max(most, value)]

@@ -47,11 +47,11 @@ class QuEST(Paired):
         pairs: "auto" takes the last stage of both; a tap of the same name in both; or pairs
             ``((student tap, teacher tap), …)``. A teacher's map of another size than the student's
             is average-pooled to it.
-        codewords: K; None: 4096, the paper's, or an eighth of the training set's positions where
-            that is fewer.
-        temperature: t, a factor: large is sharp.
-        max_positions: positions that the words are found from, at most, drawn evenly over the
-            samples (ours; the authors take all).
+        codewords: K, from 1 to the number of positions; None: 4096, the paper's, or an eighth of
+            the training set's positions where that is fewer.
+        temperature: t, above 0, a factor: large is sharp.
+        max_positions: the most positions that the words are found from, at least 1, drawn evenly
+            over the samples (ours; the authors take all).
     """
 
     weight: float = 1.0
@@ -88,6 +88,8 @@ class QuEST(Paired):
         self.require(known, "codewords", "a whole number of at least 1, or none")
         self.require(self.temperature > 0, "temperature", "a number above 0")
         self.require(self.max_positions >= 1, "max_positions", "a whole number of at least 1")
+        fits = self.codewords is None or self.codewords <= self.max_positions
+        self.require(fits, "codewords", f"at most max_positions, {self.max_positions}")
 
     def prepare(
         self, student: nn.Module, teachers: Mapping[str, Any], data: DataBundle | None, ctx: Context

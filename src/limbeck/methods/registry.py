@@ -70,7 +70,7 @@ def make_method(name: str, **parameters: Any) -> Method:
     known = [field.name for field in dataclasses.fields(cls) if field.init]
     for key in parameters:
         if key not in known:
-            raise MethodError("method: " + unknown(f"parameter of {name}", key, known))
+            raise MethodError("method: " + unknown(f"parameter of {name}", key, known, cls.renamed))
     for key, value in parameters.items():
         if isinstance(value, list):
             parameters[key] = _as_tuple(value)

@@ -49,15 +49,15 @@ class Residual(Method):
 
     Args:
         weight: weight of the student's term (1: ours).
-        assistant_weight: weight of the assistant's term over that of the student's.
+        assistant_weight: weight of the assistant's term over that of the student's, at least 0.
         ratio: what the student costs over what the assistant does, above 0 (3: ours).
         level: "maps" compares the maps that the classifiers read averaged, "vectors" what they
             read; "auto": maps where all three networks have them.
         distance: "squared" mean squared error, or "normalised": of features divided by the length
             of the teacher's.
-        student_epochs: epochs of the first phase, part of ``train.epochs``; None: half of them; 0:
-            both learn at once, to the end.
-        joint_epochs: epochs at the end in which both learn.
+        student_epochs: epochs of the first phase, part of ``train.epochs``, at least 0; None: half
+            of them; 0: both learn at once, to the end.
+        joint_epochs: epochs at the end in which both learn, at least 0.
         head: "teacher" starts h from the teacher's classifier; "new" from random numbers.
     """
 

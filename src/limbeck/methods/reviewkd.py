@@ -44,7 +44,8 @@ class ReviewKD(Paired):
             vectors that the heads read; a tap of the same name in both; or pairs
             ``((student tap, teacher tap), …)`` in order of depth.
         warmup_epochs: epochs over which the term grows linearly to its full weight: factor
-            ``min(epoch / warmup_epochs, 1)``, epochs counted from 1; 0: none (1 on ImageNet).
+            ``min(epoch / warmup_epochs, 1)``, epochs counted from 1; at least 0, and 0 is none (1
+            on ImageNet).
     """
 
     weight: float = 5.0

@@ -26,9 +26,10 @@ class RKD(Coupled):
 
     Args:
         weight: scales both terms.
-        distance: weight of the distances (25, beside a task weight of 1: RepDistiller's and
-            mdistiller's).
-        angle: weight of the angles (50, likewise); time grows with b³.
+        distance: weight of the distances, at least 0 (25, beside a task weight of 1: RepDistiller's
+            and mdistiller's).
+        angle: weight of the angles, at least 0, and above 0 without distances (50, likewise); time
+            grows with b³.
         pairs: the vectors before the classifier; "auto" compares the last stages; another tap of
             the same name in both; or pairs ``((student tap, teacher tap), …)``, which add up.
     """

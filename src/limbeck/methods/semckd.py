@@ -46,8 +46,8 @@ class SemCKD(Paired):
             tap of the same name in both; or pairs ``((student tap, teacher tap), …)``. All layers
             of the student are held against all of the teacher.
         batch_size: the number of samples that q and k read: that of a training step, on each
-            process. The rows of smaller batches are filled with zeros (ours; the authors leave
-            such batches out).
+            process, at least 1. The rows of smaller batches are filled with zeros (ours; the
+            authors leave such batches out).
         softness: s, above 0: small is sharp (1, the authors').
     """
 

@@ -43,8 +43,8 @@ class SimKD(Method):
         weight: weight of the term (1).
         pairs: "auto" takes the maps whose mean the classifiers read, or those vectors where one of
             the networks has no such maps (ours); or one pair ``((student tap, teacher tap),)``.
-        factor: the projector's middle has the teacher's channels divided by this (2; the authors
-            also give 4 and 8: smaller and somewhat worse).
+        factor: the projector's middle has the teacher's channels divided by this, at least 1 (2;
+            the authors also give 4 and 8: smaller and somewhat worse).
     """
 
     weight: float = 1.0

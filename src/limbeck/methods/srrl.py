@@ -38,7 +38,7 @@ class SRRL(Method):
         pairs: "auto" takes the maps whose mean the classifiers read, or those vectors where one of
             the networks has no such maps (as the authors of SimKD run it); or one pair
             ``((student tap, teacher tap),)``.
-        logits_weight: β, of the second term (1).
+        logits_weight: β, of the second term, at least 0 (1).
     """
 
     weight: float = 1.0

@@ -49,18 +49,18 @@ class SSKD(Paired):
         weight: weight of all three terms (1, beside a task weight of 0.1).
         pairs: "auto" takes the vectors that the heads read; or one pair
             ``((student tap, teacher tap),)``, which is flattened.
-        answers: λ1, of the originals' answers (0.9).
-        turned: λ2, of the turned images' answers (2.7).
-        similarity: λ3, of the similarities (10).
+        answers: λ1, of the originals' answers, at least 0 (0.9).
+        turned: λ2, of the turned images' answers, at least 0 (2.7).
+        similarity: λ3, of the similarities, at least 0 (10).
         temperature: T of the answers, above 0.
         softness: s of the similarities, above 0.
         keep_turned: share of the turned images that the teacher classifies wrongly which stays, in
             [0, 1] (1: all).
-        keep_similar: likewise of those whose original its head does not find (0.75).
-        fit_epochs: epochs in which the teacher's head is fitted, before the run's own.
+        keep_similar: likewise of those whose original its head does not find, in [0, 1] (0.75).
+        fit_epochs: epochs in which the teacher's head is fitted, before the run's own, at least 1.
         fit_lr: their learning rate (SGD with momentum 0.9), above 0; a tenth from half of them on,
             a hundredth from three quarters on.
-        fit_batch_size: their images a step, each shown four times.
+        fit_batch_size: their images a step, each shown four times, at least 2.
     """
 
     weight: float = 1.0
@@ -96,6 +96,7 @@ class SSKD(Paired):
         task_weight=0.1,
         teacher_access="features",
         separable=False,
+        of_each_sample="ranks turned images by their label (keep_turned below 1)",
         exempt={"zero_at_equality": "each network has a learned head of its own"},
         cost=Cost(teacher_forwards=4.0, student_steps=4.0),
     )
@@ -110,6 +111,11 @@ class SSKD(Paired):
             self.require(0 <= getattr(self, key) <= 1, key, "a share in [0, 1]")
         self.require(self.fit_epochs >= 1, "fit_epochs", "a whole number of at least 1")
         self.require(self.fit_batch_size >= 2, "fit_batch_size", "a whole number of at least 2")
+
+    @property
+    def of_each_sample(self) -> str:
+        """Reads labels where some of the turned images are left out."""
+        return self.card.of_each_sample if self.keep_turned < 1 else ""
 
     def prepare(
         self, student: nn.Module, teachers: Mapping[str, Any], data: DataBundle | None, ctx: Context

@@ -44,12 +44,12 @@ class Superfeatures(Method):
     Args:
         weight: has no meaning here, as there are no loss terms.
         partition: "hessian"; or a control: "random", parts of equal size; "even", neighbours.
-        samples: training samples of the mean, drawn by the run's seed.
+        samples: training samples of the mean, drawn by the run's seed, at least 1.
         resolution: of Louvain's method at first, above 0; moved until there are as many groups as
             the student has.
         step: by which it is moved, above 0; halved where the walk turns.
-        tries: partitions looked at before giving up.
-        partition_seed: of Louvain's method, and of a random partition.
+        tries: partitions looked at before giving up, at least 1.
+        partition_seed: of Louvain's method, and of a random partition, at least 0.
         prior: "teacher": its mean probabilities; "uniform".
     """
 

@@ -31,8 +31,8 @@ class TfKDReg(Method):
     Args:
         alpha: share of the virtual teacher, in [0, 1].
         temperature: softening τ of the virtual teacher, above 0.
-        multiplier: m, which makes up for ``elementwise`` (100 for ResNet-18 on CIFAR-100, 1 for
-            the small networks in the authors' code).
+        multiplier: m, which makes up for ``elementwise``, at least 0 (100 for ResNet-18 on
+            CIFAR-100, 1 for the small networks in the authors' code).
         correct: probability of the label before softening, in (1/C, 1].
         soften: "probs": softmax(p^d / τ), as the authors' code; "power": p^d to the power 1/τ,
             normalised, which is what softening logits means, and what the paper draws.

@@ -46,6 +46,7 @@ class WSLD(Method):
         ),
         equation="T² (1 - exp(-CE_S/CE_T)) H(softmax(z_T/T), softmax(z_S/T))",
         transfer="cross-entropy, samples weighed",
+        of_each_sample="weighs each sample by both losses on its label",
         exempt={
             "zero_at_equality": "a cross-entropy keeps the teacher's entropy; zero with "
             "entropy=False",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Mapping
-from typing import Any, Literal, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +50,6 @@ class StudentAssistant(nn.Module):
     ) -> None:
         super().__init__()
         self.phase: Phase = "joint"
-        self._roles = _roles_of(student)
         widths = _take_away(student, heads[0]), _take_away(assistant, heads[1])
         self.student, self.assistant = student, assistant
         self.lift_student = nn.Linear(widths[0], features)
@@ -91,9 +89,9 @@ class StudentAssistant(nn.Module):
 
     def roles(self) -> dict[str, list[str] | str]:
         """The student's layers, and the common classifier."""
-        inner = {
+        inner: dict[str, list[str] | str] = {
             role: [f"student.{path}" for path in paths]
-            for role, paths in self._roles.items()
+            for role, paths in _roles_of(self.student).items()
             if isinstance(paths, list)
         }
         return {**inner, "penultimate": "head:in", "head": "head"}
@@ -134,6 +132,38 @@ def cut_in_two(
     )
 
 
+def cut_again(
+    given: nn.Module,
+    *,
+    shares: Sequence[float],
+    head: str,
+    features: int,
+    num_classes: int,
+    input_shape: Sequence[int],
+) -> StudentAssistant:
+    """Return what ``cut_in_two`` made of the network, where samples have that shape.
+
+    Args:
+        given: the network; it is not changed.
+        shares: of its channels, of the student and of the assistant.
+        head: path of its classifier.
+        features: width of the common space.
+        num_classes: logits per sample.
+        input_shape: of one sample.
+    """
+    size = (2, *input_shape)
+    # no two numbers alike: a layer that reads features of 0 must not be taken for one of an input
+    example = torch.linspace(-1, 1, math.prod(size)).reshape(size)
+    return cut_in_two(
+        given,
+        (shares[0], shares[1]),
+        head=head,
+        features=features,
+        num_classes=num_classes,
+        example=example,
+    )
+
+
 def student_assistant_spec(
     given: Mapping[str, Any], shares: tuple[float, float], head: str, features: int
 ) -> dict[str, Any]:
@@ -150,17 +180,8 @@ def student_assistant_spec(
 
 def rebuild_student_assistant(spec: Mapping[str, Any], given: nn.Module) -> StudentAssistant:
     """Return the network of a ``student_assistant_spec``, ``given`` rebuilt from what is in it."""
-    arguments, shape = spec["arguments"], (2, *spec["input_shape"])
-    # Not zeros: which layers read the input is told by what they read, and maps of zeros are alike.
-    example = torch.linspace(-1, 1, math.prod(shape)).reshape(shape)
-    return cut_in_two(
-        given,
-        cast("tuple[float, float]", tuple(arguments["shares"])),
-        head=arguments["head"],
-        features=arguments["features"],
-        num_classes=spec["num_classes"],
-        example=example,
-    )
+    shared = {key: spec[key] for key in ("num_classes", "input_shape")}
+    return cut_again(**{**spec["arguments"], "given": given}, **shared)
 
 
 def _take_away(network: nn.Module, head: str) -> int:
@@ -179,4 +200,4 @@ def _take_away(network: nn.Module, head: str) -> int:
 def _roles_of(network: nn.Module) -> dict[str, list[str] | str]:
     from limbeck.taps import roles_of
 
-    return copy.deepcopy(roles_of(network))
+    return roles_of(network)

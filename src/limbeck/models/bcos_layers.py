@@ -64,10 +64,15 @@ class _PassedBy(torch.autograd.Function):
     Detaching it would do the same to the first derivative, and would cut the second.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, scale: Tensor, values: Tensor) -> Tensor:
-        ctx.save_for_backward(scale, values)
+    def forward(scale: Tensor, values: Tensor) -> Tensor:
         return scale * values
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor]:

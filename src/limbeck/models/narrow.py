@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +19,7 @@ from limbeck.models.cohort import logits_of
 Call = Callable[[nn.Module, Any], Any]
 
 
-@dataclass(frozen=True)
-class Cut:
+class Cut(NamedTuple):
     """How much is kept of each layer.
 
     Attributes:

@@ -35,19 +35,25 @@ class Arguments:
         """Return every argument: as given, or its default, in the function's order."""
         return {key: given.get(key, default) for key, default in self.defaults.items()}
 
-    def check(self, given: Mapping[str, Any], own_keys: Iterable[str]) -> None:
+    def check(
+        self,
+        given: Mapping[str, Any],
+        own_keys: Iterable[str],
+        renamed: Mapping[str, str] | None = None,
+    ) -> None:
         """Refuse unknown arguments, missing ones, and those of a wrong type.
 
         Args:
             given: what the recipe says, lists as tuples.
             own_keys: keys that the recipe knows beside the arguments, for the nearest name.
+            renamed: what arguments of former names are called now.
 
         Raises:
             ValidationError: at the argument.
         """
         for key, value in given.items():
             if key not in self.defaults:
-                raise unknown_key(key, [*own_keys, *self.defaults], value)
+                raise unknown_key(key, [*own_keys, *self.defaults], value, renamed)
             if key in self.types and value != self.defaults[key]:
                 _check_type(key, value, self.types[key])
         for key, default in self.defaults.items():

@@ -389,7 +389,7 @@ def method(value: Any) -> Method:
         raise mistake(unknown("method", name, all_methods()), name, ("name",))
     kind = all_methods()[name]
     given = {key: item for key, item in value.items() if key != "name"}
-    open_arguments.of_method(kind).check(given, ["name"])
+    open_arguments.of_method(kind).check(given, ["name"], kind.renamed)
     return _build_method(kind, given)
 
 

@@ -40,6 +40,7 @@ from limbeck.recipe.teacher_schema import (
 from limbeck.teachers.base import Teacher as LiveTeacher
 from limbeck.teachers.base import lesser_access
 from limbeck.teachers.cache import refuse_nothing_to_save
+from limbeck.teachers.virtual import refuse_mixtures
 
 if TYPE_CHECKING:
     from limbeck.data.bundle import DataBundle
@@ -147,8 +148,10 @@ def check_data(recipe: Recipe, data: DataBundle) -> list[str]:
                     f"teachers.{name}.codec: {cache.codec.name} keeps a distribution over "
                     f"classes; {data.task} needs float32 or float16"
                 )
-        if isinstance(teacher, VirtualTeacher) and data.task == "regression":
-            raise TeacherError(f"teachers.{name}.virtual: has no rule for regression")
+        if isinstance(teacher, VirtualTeacher):
+            refuse_mixtures(name, data)
+            if data.task == "regression":
+                raise TeacherError(f"teachers.{name}.virtual: has no rule for regression")
     return _check_labels(recipe, data)
 
 

@@ -50,9 +50,11 @@ _EXPECTED = {
 }
 
 
-def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
+def unknown(
+    kind: str, name: str, choices: Iterable[str], renamed: Mapping[str, str] | None = None
+) -> str:
     """Return ``limbeck.errors.unknown`` for a name of any length."""
-    return errors.unknown(kind, name if len(name) <= 60 else f"{name[:59]}…", choices)
+    return errors.unknown(kind, name if len(name) <= 60 else f"{name[:59]}…", choices, renamed)
 
 
 def mistake(message: str, value: Any = None, loc: Sequence[str | int] = ()) -> ValidationError:
@@ -62,9 +64,11 @@ def mistake(message: str, value: Any = None, loc: Sequence[str | int] = ()) -> V
     return ValidationError.from_exception_data("recipe", [details])
 
 
-def unknown_key(name: str, choices: Iterable[str], value: Any = None) -> ValidationError:
+def unknown_key(
+    name: str, choices: Iterable[str], value: Any = None, renamed: Mapping[str, str] | None = None
+) -> ValidationError:
     """Return the error for a key that is not among ``choices``."""
-    return mistake(unknown("key", name, choices), value, (name,))
+    return mistake(unknown("key", name, choices, renamed), value, (name,))
 
 
 def expected(

@@ -34,6 +34,15 @@ def even_rule(correct: float) -> Rule:
     return rule
 
 
+def refuse_mixtures(name: str, data: DataBundle) -> None:
+    """Raise TeacherError where no training sample will have a label to go by."""
+    if data.augment_train.steps.mixup:
+        raise TeacherError(
+            f"teachers.{name}: data.augment has mixup, and a teacher that knows the labels only "
+            "has nothing to say of a mixture of two samples; leave one of them out"
+        )
+
+
 class VirtualTeacher(Teacher):
     """A teacher that knows the labels only (Yuan et al. 2020, arXiv 1909.11723, section 5.2).
 
@@ -51,7 +60,8 @@ class VirtualTeacher(Teacher):
 
     Raises:
         TeacherError: ``correct`` outside of (0, 1); fewer than two classes; a regression task;
-            a rule whose rows are no distributions (on asking).
+            a rule whose rows are no distributions (on asking); data whose training samples are
+            mixed.
     """
 
     def __init__(
@@ -76,6 +86,7 @@ class VirtualTeacher(Teacher):
         """Take task and number of classes from the data."""
         if data is None:
             return
+        refuse_mixtures(self.name, data)
         self.task = data.task
         if self.task == "regression" or (self.task == "multilabel" and self.rule is not None):
             raise TeacherError(f"teachers.{self.name}: no such rule over {self.task} targets")

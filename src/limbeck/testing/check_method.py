@@ -70,7 +70,8 @@ def check_method(
     - ``non_negative``: no term is below zero;
     - ``permutation``: the order of samples means nothing;
     - ``halves``: two equal halves average to the whole, where the Card says ``separable``;
-    - ``ignored``: samples without a label cost nothing in the task term and trouble no other;
+    - ``ignored``: samples without a label cost nothing in the task term and trouble no other; a
+      method whose terms read labels says so, by ``supervision`` or ``of_each_sample``;
     - ``fixed_teacher``: no gradient reaches a teacher;
     - ``gradient``: the gradient is the numerical one, in float64;
     - ``batch_one``, ``one_class``: one sample; one class, or a refusal in one line;

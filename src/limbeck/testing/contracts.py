@@ -61,7 +61,8 @@ def halves(make: Make) -> None:
 def ignored(make: Make) -> None:
     """Samples without a label cost nothing in the task term, and are no trouble elsewhere.
 
-    A method that says "no labels" gives the same whatever the labels are.
+    A method that says "no labels" gives the same whatever the labels are; so do the knowledge terms
+    of any other that needs none and does nothing with that ``of_each_sample``.
     """
     scene = make()
     card, batch = scene.method.card, scene.batch
@@ -79,6 +80,9 @@ def ignored(make: Make) -> None:
         _same({"task": alone}, {"task": mixed}, "with samples that have no label")
     if card.supervision == "no labels":
         _same(scene.terms(), said, "without labels, though its card says it needs none")
+    elif card.supervision == "labels optional" and not scene.method.of_each_sample:
+        first, second = ({k: v for k, v in x.items() if k != "task"} for x in (scene.terms(), said))
+        _same(first, second, "without labels, and its of_each_sample does not say what for")
 
 
 def fixed_teacher(make: Make) -> None:
