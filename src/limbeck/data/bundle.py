@@ -13,22 +13,25 @@ import torch
 from torch import Tensor
 
 from limbeck.data.augment import Augment
-from limbeck.data.batch import first_tensor
+from limbeck.data.batch import first_tensor, has_label
 from limbeck.data.check import canonical_targets, check_inputs, count_outputs, infer_task
 from limbeck.data.datasets import as_samples
 from limbeck.data.folds import without_fold
+from limbeck.data.label_noise import LabelNoise, read_label_noise, with_noise
 from limbeck.data.normalize import Normalize
 from limbeck.data.samples import ConcatSamples, Samples, digest_of, hash_tensors, targets_of
 from limbeck.data.splits import PARTS, Size, Splits, make_splits, without_labels
 from limbeck.data.steps import Step
 from limbeck.data.view import View
 from limbeck.data.vocabulary import Vocabulary
-from limbeck.errors import DataError
+from limbeck.errors import DataError, RecipeError
 
 
 class LabelOptions(TypedDict, total=False):
     """Options of labels, seed and augmentation; see ``bundle_from`` and ``make_splits``."""
 
+    imbalance: float | Mapping[str, Any] | None
+    label_noise: float | Mapping[str, Any] | None
     label_fraction: float | None
     labels_per_class: int | None
     seed: int
@@ -46,6 +49,8 @@ class Common(LabelOptions, total=False):
 COMMON_DEFAULTS: dict[str, Any] = {
     "validation": None,
     "num_train": None,
+    "imbalance": None,
+    "label_noise": None,
     "label_fraction": None,
     "labels_per_class": None,
     "seed": 0,
@@ -74,6 +79,7 @@ class DataBundle:
         encoding: how each column of a table became input columns, in plain data; () for others.
         extra: further views ("teacher_pairs" of P100).
         notes: what was decided for the user, said in ``describe``.
+        relabelled: int64, positions of training samples whose label was replaced (label noise).
         vocabulary: the tokenizer of texts, which networks must fit; None for other data.
     """
 
@@ -92,6 +98,7 @@ class DataBundle:
     encoding: tuple[Mapping[str, Any], ...] = ()
     extra: dict[str, View] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    relabelled: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     vocabulary: Vocabulary | None = None
 
     @property
@@ -150,6 +157,8 @@ def bundle_from(
     validation_size: Size | None = None,
     test_size: Size | None = None,
     num_train: Size | None = None,
+    imbalance: float | Mapping[str, Any] | None = None,
+    label_noise: float | Mapping[str, Any] | None = None,
     label_fraction: float | None = None,
     labels_per_class: int | None = None,
     seed: int = 0,
@@ -176,6 +185,10 @@ def bundle_from(
         validation_size: number or share of samples drawn for validation (``make_splits``).
         test_size: likewise for test.
         num_train: number or share of the remaining samples to train on.
+        imbalance: the training classes with a long tail: a ratio of at least 1, or the fields of
+            `limbeck.data.imbalance.Imbalance` (see ``make_splits``); None: as they are.
+        label_noise: share of the training labels that are replaced by wrong ones, or the fields of
+            `limbeck.data.label_noise.LabelNoise`; labels of other parts stay. None: none is.
         label_fraction: share of the train part that keeps its labels.
         labels_per_class: labels a class that the train part keeps.
         seed: seed of the cuts.
@@ -191,7 +204,8 @@ def bundle_from(
 
     Raises:
         DataError: empty parts, NaN or infinite inputs, labels out of range or not whole.
-        RecipeError: an unknown task or augmentation.
+        RecipeError: an unknown task or augmentation, or label noise or a long tail that these
+            targets cannot have.
     """
     bases = {"train": as_samples(train, num_workers=num_workers)}
     for part, data in (("validation", validation), ("test", test)):
@@ -217,6 +231,7 @@ def bundle_from(
             validation_targets=targets.get("validation"),
             test_targets=targets.get("test"),
             num_train=num_train,
+            imbalance=imbalance,
             label_fraction=label_fraction,
             labels_per_class=labels_per_class,
             seed=seed,
@@ -226,12 +241,22 @@ def bundle_from(
         cut = [part for part in PARTS[1:] if part not in bases]
         if cut:
             more["notes"] = (*more.get("notes", ()), f"{' and '.join(cut)} cut from train")
-    if leave_out is not None:
-        held = without_labels(targets["train"], splits.unlabelled)
+    told = [*more.pop("notes", ()), *splits.notes]
+    noise = _noise(label_noise, task, outputs, class_names)
+    held, relabelled = _train_labels(targets["train"], splits, noise, outputs)
+    if leave_out is not None:  # after the noise: a fold's labels are those of the whole
         splits = without_fold(splits, held, leave_out)
-        fold = f"without fold {leave_out['fold']} of {leave_out['of']}"
-        more["notes"] = (*more.get("notes", ()), fold)
-    views = _views(bases, targets, splits)
+        relabelled = relabelled[torch.isin(relabelled, splits.train)]
+        told.append(f"without fold {leave_out['fold']} of {leave_out['of']}")
+    if noise is not None:
+        count = int(has_label(held[splits.train]).sum())
+        told.append(
+            f"{len(relabelled):,} of {count:,} training labels replaced ({noise.kind} noise)"
+        )
+    views = {"train": View(bases["train"], splits.train, held)}
+    for part in PARTS[1:]:
+        base = splits.base(part)
+        views[part] = View(bases[base], splits[part], targets[base])
     fixed: list[Step] = []
     if normalization is not None:
         fixed.append({"normalize": {"mean": normalization.mean, "std": normalization.std}})
@@ -248,21 +273,32 @@ def bundle_from(
         augment_eval=augment_eval,
         normalization=normalization,
         record=splits,
+        notes=tuple(told),
+        relabelled=relabelled,
         **more,
     )
 
 
-def _views(
-    bases: Mapping[str, Samples], targets: Mapping[str, Tensor], splits: Splits
-) -> dict[str, View]:
-    views = {}
-    for part in PARTS:
-        base = splits.base(part)
-        held = targets[base]
-        if part == "train" and len(splits.unlabelled):
-            held = without_labels(held, splits.unlabelled)
-        views[part] = View(bases[base], splits[part], held)
-    return views
+def _noise(
+    given: float | Mapping[str, Any] | None, task: str, outputs: int, names: Sequence[str]
+) -> LabelNoise | None:
+    if given is None:
+        return None
+    if task != "classification":
+        raise RecipeError(f"data.label_noise: replaces classes; the task is {task}")
+    return read_label_noise(given, outputs, names)
+
+
+def _train_labels(
+    targets: Tensor, splits: Splits, noise: LabelNoise | None, outputs: int
+) -> tuple[Tensor, Tensor]:
+    """Return the train part's targets ``[n]``, and the positions whose label was replaced."""
+    held = without_labels(targets, splits.unlabelled) if len(splits.unlabelled) else targets
+    return (
+        (held, splits.train[:0])
+        if noise is None
+        else with_noise(held, splits.train, noise, outputs)
+    )
 
 
 def _with_transfer_set(
