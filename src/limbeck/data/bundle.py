@@ -24,7 +24,7 @@ from limbeck.data.splits import PARTS, Size, Splits, make_splits, without_labels
 from limbeck.data.steps import Step
 from limbeck.data.view import View
 from limbeck.data.vocabulary import Vocabulary
-from limbeck.errors import DataError, RecipeError
+from limbeck.errors import DataError, RecipeError, unknown
 
 
 class LabelOptions(TypedDict, total=False):
@@ -81,6 +81,9 @@ class DataBundle:
         notes: what was decided for the user, said in ``describe``.
         relabelled: int64, positions of training samples whose label was replaced (label noise).
         vocabulary: the tokenizer of texts, which networks must fit; None for other data.
+        groups: by part, int64 ``[len(part)]``: groups of samples whose accuracies are told apart
+            (class and background, say); parts without any are left out.
+        masks: by part, ``[len(part), height, width]``: where what matters is, for maps.
     """
 
     name: str
@@ -100,6 +103,8 @@ class DataBundle:
     notes: tuple[str, ...] = ()
     relabelled: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     vocabulary: Vocabulary | None = None
+    groups: Mapping[str, Tensor] = field(default_factory=dict)
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -140,7 +145,13 @@ class DataBundle:
     def with_train(self, view: View, name: str | None = None) -> DataBundle:
         """Return the bundle with another train view (of teacher pairs, say)."""
         splits = {**self.splits, "train": view}
-        return dataclasses.replace(self, splits=splits, name=name or self.name)
+        return dataclasses.replace(
+            self,
+            splits=splits,
+            name=name or self.name,
+            groups=_without_train(self.groups),
+            masks=_without_train(self.masks),
+        )
 
 
 def bundle_from(
@@ -167,6 +178,8 @@ def bundle_from(
     num_workers: int = 0,
     splits: Splits | None = None,
     leave_out: Mapping[str, int] | None = None,
+    groups: Mapping[str, Tensor] | None = None,
+    masks: Mapping[str, Tensor] | None = None,
     name: str = "data",
     **more: Any,
 ) -> DataBundle:
@@ -198,12 +211,16 @@ def bundle_from(
         splits: ready-made parts; None: made here.
         leave_out: ``{"fold": 0, "of": 5}``: the train part without one of its folds, which are
             drawn with a ``seed`` of their own (0); None: all of it.
+        groups: by what was given ("train", "validation", "test"), a group for every sample of it,
+            int64 ``[n]``; parts that are cut take theirs along.
+        masks: likewise ``[n, height, width]``: where what matters is.
         name: for messages.
         **more: further fields of the bundle (superclasses, feature_names, encoding, extra, notes,
             vocabulary).
 
     Raises:
-        DataError: empty parts, NaN or infinite inputs, labels out of range or not whole.
+        DataError: empty parts, NaN or infinite inputs, labels out of range or not whole, groups
+            or masks of another number of samples.
         RecipeError: an unknown task or augmentation, or label noise or a long tail that these
             targets cannot have.
     """
@@ -275,8 +292,27 @@ def bundle_from(
         record=splits,
         notes=tuple(told),
         relabelled=relabelled,
+        groups=_by_part("groups", groups or {}, bases, splits),
+        masks=_by_part("masks", masks or {}, bases, splits),
         **more,
     )
+
+
+def _by_part(
+    what: str, given: Mapping[str, Tensor], bases: Mapping[str, Samples], splits: Splits
+) -> dict[str, Tensor]:
+    """Return rows of each part, of those that were given for the base sets."""
+    for base, rows in given.items():
+        if base not in bases:
+            raise DataError(f"{what}: " + unknown("part", base, bases))
+        if len(rows) != len(bases[base]):
+            raise DataError(f"{what}: {len(rows):,} for {len(bases[base]):,} samples of {base!r}")
+    parts = {part: splits.base(part) for part in PARTS}
+    return {part: given[base][splits[part]] for part, base in parts.items() if base in given}
+
+
+def _without_train(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {part: row for part, row in rows.items() if part != "train"}
 
 
 def _noise(
@@ -293,12 +329,11 @@ def _train_labels(
     targets: Tensor, splits: Splits, noise: LabelNoise | None, outputs: int
 ) -> tuple[Tensor, Tensor]:
     """Return the train part's targets ``[n]``, and the positions whose label was replaced."""
-    held = without_labels(targets, splits.unlabelled) if len(splits.unlabelled) else targets
-    return (
-        (held, splits.train[:0])
-        if noise is None
-        else with_noise(held, splits.train, noise, outputs)
-    )
+    if len(splits.unlabelled):
+        targets = without_labels(targets, splits.unlabelled)
+    if noise is None:
+        return targets, splits.train[:0]
+    return with_noise(targets, splits.train, noise, outputs)
 
 
 def _with_transfer_set(
