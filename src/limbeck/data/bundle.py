@@ -83,6 +83,7 @@ class DataBundle:
         vocabulary: the tokenizer of texts, which networks must fit; None for other data.
         groups: by part, int64 ``[len(part)]``: groups of samples whose accuracies are told apart
             (class and background, say); parts without any are left out.
+        group_names: one a group; () for their numbers.
         masks: by part, ``[len(part), height, width]``: where what matters is, for maps.
     """
 
@@ -104,6 +105,7 @@ class DataBundle:
     relabelled: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     vocabulary: Vocabulary | None = None
     groups: Mapping[str, Tensor] = field(default_factory=dict)
+    group_names: tuple[str, ...] = ()
     masks: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -216,7 +218,7 @@ def bundle_from(
         masks: likewise ``[n, height, width]``: where what matters is.
         name: for messages.
         **more: further fields of the bundle (superclasses, feature_names, encoding, extra, notes,
-            vocabulary).
+            group_names, vocabulary).
 
     Raises:
         DataError: empty parts, NaN or infinite inputs, labels out of range or not whole, groups

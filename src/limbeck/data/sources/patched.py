@@ -91,6 +91,7 @@ def patched_digits(
         num_train=NUM_TRAIN if num_train is None and large else num_train,
         name="patched-digits",
         groups=groups,
+        group_names=("low, left", "low, right", "high, left", "high, right"),
         masks=masks,
         **common_options(
             {**common, "validation": validation}, validation=VALIDATION if large else None
