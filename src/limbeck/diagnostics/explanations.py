@@ -150,8 +150,8 @@ class _Table:
             right = (guess == batch.targets).double()
             self._note(key, torch.where(has_label(batch.targets), right, torch.nan))
         if masks is not None:
-            for key, one in zip(("student_energy", "teacher_energy"), maps, strict=True):
-                self._note(key, functional.energy_pointing_game(one, masks))
+            for who, found in zip(_WHO, maps, strict=True):
+                self._note(f"{who}_energy", functional.energy_pointing_game(found, masks))
 
     def _note(self, key: str, rows: Tensor) -> None:
         self.columns.setdefault(key, []).append(rows.detach().double().cpu())
