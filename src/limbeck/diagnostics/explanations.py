@@ -175,7 +175,7 @@ def _fitting(what: str) -> Iterator[None]:
     try:
         yield
     except (TapError, ValueError) as error:
-        if isinstance(error, MethodError):
+        if isinstance(error, LimbeckError) and not isinstance(error, TapError):
             raise
         hint = "" if "input_gradient" in what else "; input_gradient explains any network"
         raise MethodError(f"explainer {what}: {error}{hint}") from error

@@ -110,10 +110,9 @@ def _how(runs: Sequence[Mapping[str, Any]]) -> str:
     splits = ", ".join(dict.fromkeys(str(run.get("split")) for run in runs))
     others = dict.fromkeys(str(run["teacher"]) for run in runs if run.get("teacher"))
     beside = f" Beside the student of {', '.join(others)}." if others else ""
-    return (
-        f"Maps of the teacher’s top class ({explainers}), on {splits}. Energy: the share of a map "
-        f"that lies in the masks of the data.{beside}"
-    )
+    masks = any(run.get("student_energy") is not None for run in runs)
+    energy = " Energy: the share of a map that lies in the masks of the data." if masks else ""
+    return f"Maps of the teacher’s top class ({explainers}), on {splits}.{energy}{beside}"
 
 
 def _fewer(found: Sequence[tuple[Arm, list[Mapping[str, Any]]]]) -> list[str]:
