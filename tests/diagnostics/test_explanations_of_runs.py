@@ -155,7 +155,7 @@ def test_what_a_report_finds_in_the_folders(home):
     del shown["arm"]
     assert shown == pytest.approx({key: kept[key] for key in shown})
     assert "Beside the student of alone." in found.arms.notes[0]
-    assert [label for label, _ in found.parts] == ["maps", "maps"]
+    assert [one.caption for one in found.parts] == ["maps, by class", "maps, by group"]
     file.write_text("{")
     with pytest.raises(DataError, match=r"explanations.json is damaged"):
         tables()

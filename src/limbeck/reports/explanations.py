@@ -30,11 +30,11 @@ class ExplanationTables:
 
     Attributes:
         arms: one row for each arm that was diagnosed.
-        parts: (arm, its table of classes and groups).
+        parts: of each arm, a table of classes and one of groups where there are any.
     """
 
     arms: Table
-    parts: tuple[tuple[str, Table], ...]
+    parts: tuple[Table, ...]
 
 
 def explanation_tables(evidence: Evidence) -> ExplanationTables | None:
@@ -61,7 +61,7 @@ def explanation_tables(evidence: Evidence) -> ExplanationTables | None:
             rows = _parts(runs, key)
             if rows:
                 column = Column("part", label, numeric=False)
-                parts.append((arm.label, _table(column, rows, f"{arm.label}, by {label.lower()}")))
+                parts.append(_table(column, rows, f"{arm.label}, by {label.lower()}"))
     return ExplanationTables(table, tuple(parts))
 
 
