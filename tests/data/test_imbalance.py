@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from limbeck.data import bundle_from, load_data
+from limbeck.data import IGNORE, bundle_from, load_data
 from limbeck.data.imbalance import Imbalance, class_sizes
 from limbeck.errors import DataError, RecipeError
 
@@ -119,6 +119,10 @@ def test_data_that_cannot_have_a_tail_are_refused():
             bundle_from((x, x.round()), task=task, imbalance=2)
     with pytest.raises(RecipeError, match="at least two classes, the data have 1"):
         bundle_from((x, torch.zeros(60).long()), imbalance=2)
+    blank = torch.full((60,), IGNORE)
+    part = (x[:4], torch.arange(4) % 2)
+    with pytest.raises(RecipeError, match="at least two classes, the data have 0"):
+        bundle_from((x, blank), part, part, num_classes=2, task="classification", imbalance=2)
     y = torch.arange(60) % 3
     y[y == 1] = 2
     with pytest.raises(DataError, match="imbalance: class 1 has no training sample"):

@@ -179,7 +179,7 @@ def _long_tail(
     if targets.is_floating_point() or targets.dim() > 1:
         raise RecipeError("data.imbalance: needs one class a sample; these targets have none")
     labelled = among[has_label(targets[among])]
-    there = torch.bincount(targets[labelled], minlength=int(targets.max()) + 1)
+    there = torch.bincount(targets[labelled], minlength=max(int(targets.max()) + 1, 0))
     total = None if size is None else _count(size, len(labelled), "train")
     sizes = class_sizes(there, tail, total)
     order = labelled[torch.argsort(counter_bits(seed, 0, labelled, TRAIN), stable=True)]
