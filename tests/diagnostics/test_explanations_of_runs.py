@@ -26,7 +26,7 @@ TEACHER = {
     "data": PATCHED | {"agreement": 0.5},
     "student": {"model": "cnn", "channels": [4, 8]},
     "method": "plain",
-    "train": {"epochs": 2},
+    "train": {"epochs": 1},
 }
 RECIPE = {
     "name": "maps",
@@ -129,6 +129,7 @@ def test_another_run_can_be_the_teacher(home):
     assert json.loads((home / "alone/explanations.json").read_text())["teacher"] == "run"
 
 
+@pytest.mark.slow  # draws every plot of a page
 def test_the_report_shows_them(home):
     told(home / "run", "--explanations")
     found = json.loads((home / "run/explanations.json").read_text())
