@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from limbeck.errors import RecipeError
 from limbeck.methods import all_methods
@@ -24,8 +25,17 @@ STUDIES = paper_studies()
 SWEEPS = {"06"}
 
 
-@pytest.mark.parametrize("scale", [None, "quick", "small"])
-@pytest.mark.parametrize("number", STUDIES)
+def scales() -> list[tuple[str, str | None]]:
+    """Every study at every scale; whole too, where its scale "small" leaves something out."""
+    found: list[tuple[str, str | None]] = []
+    for number, file in STUDIES.items():
+        small = yaml.safe_load(file.read_text())["scales"]["small"]
+        whole = [None] if set(small) - {"description"} else []
+        found += [(number, scale) for scale in (*whole, "quick", "small")]
+    return found
+
+
+@pytest.mark.parametrize(("number", "scale"), scales())
 def test_every_recipe_of_a_study_is_valid(number: str, scale: str | None) -> None:
     plan = plan_study(load_study(STUDIES[number], scale))
     assert len(plan.study.seeds) >= 3

@@ -30,6 +30,23 @@ def diagnose(
         bool,
         typer.Option("--loyalty", help="Measure the loyalty to the teacher instead."),
     ] = False,
+    explanations: Annotated[
+        bool,
+        typer.Option(
+            "--explanations", help="Compare the student's and the teacher's maps instead."
+        ),
+    ] = False,
+    explainer: Annotated[
+        str | None,
+        typer.Option(
+            help="Of --explanations: gradcam, input_gradient or bcos. Default: that of the run's "
+            "e2kd, else gradcam."
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Of --explanations: test, validation or train. Default: test."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     allow_code: AllowCode = False,
 ) -> None:
@@ -39,16 +56,29 @@ def diagnose(
 
     With --loyalty: does the student say what its teacher says, and for the same reasons?
 
+    With --explanations: are their maps alike, class by class, and do they point where they should?
+    The figures are kept in the run's folder, for its report.
+
     [bold]Examples[/bold]
 
     limbeck diagnose runs/plain-0 --teacher runs/early-0
     limbeck diagnose runs/kd-0 --step 0.05 --json
 
     limbeck diagnose runs/sst2-gkd-0 --loyalty
+    limbeck diagnose runs/e2kd-0 --explanations --explainer input_gradient
     """
     from limbeck.diagnostics.of_runs import loyalty_of_run, variance_of_run
     from limbeck.diagnostics.telling import as_plain, lines, loyalty_lines
+    from limbeck.errors import RecipeError
 
+    if loyalty and explanations:
+        raise RecipeError("--loyalty and --explanations: give one of them, not both")
+    for option, value in (("--explainer", explainer), ("--split", split)):
+        if value is not None and not explanations:
+            raise RecipeError(f"{option}: belongs to --explanations")
+    if explanations:
+        _explain(folder, overrides, teacher, explainer, split or "test", as_json, allow_code)
+        return
     if loyalty:
         told = loyalty_of_run(folder, overrides or (), teacher=teacher, allow_code=allow_code)
         _say(told, list(loyalty_lines(told)), as_json)
@@ -63,6 +93,37 @@ def diagnose(
         allow_code=allow_code,
     )
     _say(as_plain(found), list(lines(found)), as_json)
+
+
+def _explain(
+    folder: Path,
+    overrides: list[str] | None,
+    teacher: Path | None,
+    explainer: str | None,
+    split: str,
+    as_json: bool,
+    allow_code: bool,
+) -> None:
+    from limbeck.diagnostics.of_runs import explanations_of_run
+    from limbeck.diagnostics.telling_explanations import (
+        explanation_lines,
+        findings_as_plain,
+        keep_findings,
+    )
+
+    found = explanations_of_run(
+        folder,
+        overrides or (),
+        teacher=teacher,
+        split=split,
+        explainer=explainer,
+        allow_code=allow_code,
+    )
+    told = list(explanation_lines(found))
+    if not overrides:  # with other data the figures are not the run's
+        kept = keep_findings(found, folder, teacher)
+        told += ["", f"kept in {kept}, for: limbeck report {folder}"]
+    _say(findings_as_plain(found), told, as_json)
 
 
 def _say(plain: Mapping[str, Any], told: list[str], as_json: bool) -> None:

@@ -13,22 +13,25 @@ import torch
 from torch import Tensor
 
 from limbeck.data.augment import Augment
-from limbeck.data.batch import first_tensor
+from limbeck.data.batch import first_tensor, has_label
 from limbeck.data.check import canonical_targets, check_inputs, count_outputs, infer_task
 from limbeck.data.datasets import as_samples
 from limbeck.data.folds import without_fold
+from limbeck.data.label_noise import LabelNoise, read_label_noise, with_noise
 from limbeck.data.normalize import Normalize
 from limbeck.data.samples import ConcatSamples, Samples, digest_of, hash_tensors, targets_of
 from limbeck.data.splits import PARTS, Size, Splits, make_splits, without_labels
 from limbeck.data.steps import Step
 from limbeck.data.view import View
 from limbeck.data.vocabulary import Vocabulary
-from limbeck.errors import DataError
+from limbeck.errors import DataError, RecipeError, unknown
 
 
 class LabelOptions(TypedDict, total=False):
     """Options of labels, seed and augmentation; see ``bundle_from`` and ``make_splits``."""
 
+    imbalance: float | Mapping[str, Any] | None
+    label_noise: float | Mapping[str, Any] | None
     label_fraction: float | None
     labels_per_class: int | None
     seed: int
@@ -46,6 +49,8 @@ class Common(LabelOptions, total=False):
 COMMON_DEFAULTS: dict[str, Any] = {
     "validation": None,
     "num_train": None,
+    "imbalance": None,
+    "label_noise": None,
     "label_fraction": None,
     "labels_per_class": None,
     "seed": 0,
@@ -74,7 +79,12 @@ class DataBundle:
         encoding: how each column of a table became input columns, in plain data; () for others.
         extra: further views ("teacher_pairs" of P100).
         notes: what was decided for the user, said in ``describe``.
+        relabelled: int64, positions of training samples whose label was replaced (label noise).
         vocabulary: the tokenizer of texts, which networks must fit; None for other data.
+        groups: by part, int64 ``[len(part)]``: groups of samples whose accuracies are told apart
+            (class and background, say); parts without any are left out.
+        group_names: one a group; () for their numbers.
+        masks: by part, ``[len(part), height, width]``: where what matters is, for maps.
     """
 
     name: str
@@ -92,7 +102,11 @@ class DataBundle:
     encoding: tuple[Mapping[str, Any], ...] = ()
     extra: dict[str, View] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    relabelled: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     vocabulary: Vocabulary | None = None
+    groups: Mapping[str, Tensor] = field(default_factory=dict)
+    group_names: tuple[str, ...] = ()
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -133,7 +147,13 @@ class DataBundle:
     def with_train(self, view: View, name: str | None = None) -> DataBundle:
         """Return the bundle with another train view (of teacher pairs, say)."""
         splits = {**self.splits, "train": view}
-        return dataclasses.replace(self, splits=splits, name=name or self.name)
+        return dataclasses.replace(
+            self,
+            splits=splits,
+            name=name or self.name,
+            groups=_without_train(self.groups),
+            masks=_without_train(self.masks),
+        )
 
 
 def bundle_from(
@@ -150,6 +170,8 @@ def bundle_from(
     validation_size: Size | None = None,
     test_size: Size | None = None,
     num_train: Size | None = None,
+    imbalance: float | Mapping[str, Any] | None = None,
+    label_noise: float | Mapping[str, Any] | None = None,
     label_fraction: float | None = None,
     labels_per_class: int | None = None,
     seed: int = 0,
@@ -158,6 +180,8 @@ def bundle_from(
     num_workers: int = 0,
     splits: Splits | None = None,
     leave_out: Mapping[str, int] | None = None,
+    groups: Mapping[str, Tensor] | None = None,
+    masks: Mapping[str, Tensor] | None = None,
     name: str = "data",
     **more: Any,
 ) -> DataBundle:
@@ -176,6 +200,10 @@ def bundle_from(
         validation_size: number or share of samples drawn for validation (``make_splits``).
         test_size: likewise for test.
         num_train: number or share of the remaining samples to train on.
+        imbalance: the training classes with a long tail: a ratio of at least 1, or the fields of
+            `limbeck.data.imbalance.Imbalance` (see ``make_splits``); None: as they are.
+        label_noise: share of the training labels that are replaced by wrong ones, or the fields of
+            `limbeck.data.label_noise.LabelNoise`; labels of other parts stay. None: none is.
         label_fraction: share of the train part that keeps its labels.
         labels_per_class: labels a class that the train part keeps.
         seed: seed of the cuts.
@@ -185,13 +213,18 @@ def bundle_from(
         splits: ready-made parts; None: made here.
         leave_out: ``{"fold": 0, "of": 5}``: the train part without one of its folds, which are
             drawn with a ``seed`` of their own (0); None: all of it.
+        groups: by what was given ("train", "validation", "test"), a group for every sample of it,
+            int64 ``[n]``; parts that are cut take theirs along.
+        masks: likewise ``[n, height, width]``: where what matters is.
         name: for messages.
         **more: further fields of the bundle (superclasses, feature_names, encoding, extra, notes,
-            vocabulary).
+            group_names, vocabulary).
 
     Raises:
-        DataError: empty parts, NaN or infinite inputs, labels out of range or not whole.
-        RecipeError: an unknown task or augmentation.
+        DataError: empty parts, NaN or infinite inputs, labels out of range or not whole, groups
+            or masks of another number of samples.
+        RecipeError: an unknown task or augmentation, or label noise or a long tail that these
+            targets cannot have.
     """
     bases = {"train": as_samples(train, num_workers=num_workers)}
     for part, data in (("validation", validation), ("test", test)):
@@ -217,6 +250,7 @@ def bundle_from(
             validation_targets=targets.get("validation"),
             test_targets=targets.get("test"),
             num_train=num_train,
+            imbalance=imbalance,
             label_fraction=label_fraction,
             labels_per_class=labels_per_class,
             seed=seed,
@@ -226,12 +260,22 @@ def bundle_from(
         cut = [part for part in PARTS[1:] if part not in bases]
         if cut:
             more["notes"] = (*more.get("notes", ()), f"{' and '.join(cut)} cut from train")
-    if leave_out is not None:
-        held = without_labels(targets["train"], splits.unlabelled)
+    told = [*more.pop("notes", ()), *splits.notes]
+    noise = _noise(label_noise, task, outputs, class_names)
+    held, relabelled = _train_labels(targets["train"], splits, noise, outputs)
+    if leave_out is not None:  # after the noise: a fold's labels are those of the whole
         splits = without_fold(splits, held, leave_out)
-        fold = f"without fold {leave_out['fold']} of {leave_out['of']}"
-        more["notes"] = (*more.get("notes", ()), fold)
-    views = _views(bases, targets, splits)
+        relabelled = relabelled[torch.isin(relabelled, splits.train)]
+        told.append(f"without fold {leave_out['fold']} of {leave_out['of']}")
+    if noise is not None:
+        count = int(has_label(held[splits.train]).sum())
+        told.append(
+            f"{len(relabelled):,} of {count:,} training labels replaced ({noise.kind} noise)"
+        )
+    views = {"train": View(bases["train"], splits.train, held)}
+    for part in PARTS[1:]:
+        base = splits.base(part)
+        views[part] = View(bases[base], splits[part], targets[base])
     fixed: list[Step] = []
     if normalization is not None:
         fixed.append({"normalize": {"mean": normalization.mean, "std": normalization.std}})
@@ -248,21 +292,50 @@ def bundle_from(
         augment_eval=augment_eval,
         normalization=normalization,
         record=splits,
+        notes=tuple(told),
+        relabelled=relabelled,
+        groups=_by_part("groups", groups or {}, bases, splits),
+        masks=_by_part("masks", masks or {}, bases, splits),
         **more,
     )
 
 
-def _views(
-    bases: Mapping[str, Samples], targets: Mapping[str, Tensor], splits: Splits
-) -> dict[str, View]:
-    views = {}
-    for part in PARTS:
-        base = splits.base(part)
-        held = targets[base]
-        if part == "train" and len(splits.unlabelled):
-            held = without_labels(held, splits.unlabelled)
-        views[part] = View(bases[base], splits[part], held)
-    return views
+def _by_part(
+    what: str, given: Mapping[str, Tensor], bases: Mapping[str, Samples], splits: Splits
+) -> dict[str, Tensor]:
+    """Return rows of each part, of those that were given for the base sets."""
+    for base, rows in given.items():
+        if base not in bases:
+            raise DataError(f"{what}: " + unknown("part", base, bases))
+        if len(rows) != len(bases[base]):
+            raise DataError(f"{what}: {len(rows):,} for {len(bases[base]):,} samples of {base!r}")
+    parts = {part: splits.base(part) for part in PARTS}
+    return {part: given[base][splits[part]] for part, base in parts.items() if base in given}
+
+
+def _without_train(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {part: row for part, row in rows.items() if part != "train"}
+
+
+def _noise(
+    given: float | Mapping[str, Any] | None, task: str, outputs: int, names: Sequence[str]
+) -> LabelNoise | None:
+    if given is None:
+        return None
+    if task != "classification":
+        raise RecipeError(f"data.label_noise: replaces classes; the task is {task}")
+    return read_label_noise(given, outputs, names)
+
+
+def _train_labels(
+    targets: Tensor, splits: Splits, noise: LabelNoise | None, outputs: int
+) -> tuple[Tensor, Tensor]:
+    """Return the train part's targets ``[n]``, and the positions whose label was replaced."""
+    if len(splits.unlabelled):
+        targets = without_labels(targets, splits.unlabelled)
+    if noise is None:
+        return targets, splits.train[:0]
+    return with_noise(targets, splits.train, noise, outputs)
 
 
 def _with_transfer_set(

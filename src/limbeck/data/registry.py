@@ -57,7 +57,8 @@ def load_data(name: str, **options: Any) -> DataBundle:
     Args:
         name: one of ``data_names()``.
         **options: those of the source (its docstring) and the common ones: ``validation``,
-            ``num_train``, ``label_fraction``, ``labels_per_class``, ``seed``, ``augment``.
+            ``num_train``, ``imbalance``, ``label_noise``, ``label_fraction``, ``labels_per_class``,
+            ``seed``, ``augment``, ``leave_out``.
 
     Raises:
         RecipeError: an unknown name or option, or a missing option.

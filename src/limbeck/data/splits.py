@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from limbeck.data.batch import IGNORE, has_label
+from limbeck.data.imbalance import class_sizes, read_imbalance
 from limbeck.data.seeds import counter_bits
 from limbeck.errors import DataError, RecipeError
 
@@ -29,6 +31,7 @@ class Splits:
         unlabelled: positions of the train part whose labels were dropped.
         bases: the base set of each part: ("train", "train", "test") is a set with a test file.
         seed: what the cuts were drawn with.
+        notes: what a person should know of the cuts.
 
     Raises:
         DataError: a part is empty, or two parts of one base set share a sample.
@@ -40,6 +43,7 @@ class Splits:
     unlabelled: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     bases: tuple[str, str, str] = ("train", "train", "train")
     seed: int = 0
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in PARTS:
@@ -91,6 +95,7 @@ def make_splits(
     validation_targets: Tensor | None = None,
     test_targets: Tensor | None = None,
     num_train: Size | None = None,
+    imbalance: float | Mapping[str, Any] | None = None,
     label_fraction: float | None = None,
     labels_per_class: int | None = None,
     seed: int = 0,
@@ -110,6 +115,9 @@ def make_splits(
         validation_targets: targets of a separate validation file.
         test_targets: targets of a separate test file.
         num_train: how many, or which share, of what remains to train on; None: all.
+        imbalance: how many times as large as the rarest class the commonest is to be in train, or
+            the fields of `limbeck.data.imbalance.Imbalance`; ``num_train`` is then the labelled
+            samples in all (None: as many as there can be), and unlabelled ones stay. None: as is.
         label_fraction: share of the train part that keeps its labels, in [0, 1].
         labels_per_class: number of train samples a class that keep their labels.
         seed: seed of the cuts.
@@ -118,7 +126,8 @@ def make_splits(
 
     Raises:
         DataError: more samples asked for than there are.
-        RecipeError: a share outside of [0, 1], or both ways of dropping labels.
+        RecipeError: a share outside of [0, 1], both ways of dropping labels, or a long tail that
+            has no such shape or leaves a class empty.
     """
     rest = torch.arange(len(targets))
     parts: dict[str, Tensor] = {}
@@ -143,12 +152,45 @@ def make_splits(
             parts[part] = draw(
                 given, chosen, everything, seeds[part], stream, stratify=stratify, what=part
             )
-    if num_train is not None:
+    notes: tuple[str, ...] = ()
+    if imbalance is not None:
+        rest, note = _long_tail(targets, rest, imbalance, num_train, seed)
+        notes = (note,)
+    elif num_train is not None:
         rest = draw(targets, num_train, rest, seed, TRAIN, stratify=stratify, what="train")
     dropped = labels_to_drop(targets, rest, label_fraction, labels_per_class, seed, stratify)
     names = [part if own[part] is not None else "train" for part in ("validation", "test")]
     bases = ("train", names[0], names[1])
-    return Splits(rest, parts["validation"], parts["test"], dropped, bases, seed)
+    return Splits(rest, parts["validation"], parts["test"], dropped, bases, seed, notes)
+
+
+def _long_tail(
+    targets: Tensor,
+    among: Tensor,
+    imbalance: float | Mapping[str, Any],
+    size: Size | None,
+    seed: int,
+) -> tuple[Tensor, str]:
+    """Return sorted positions whose classes have a long tail, and what to say of it.
+
+    A smaller class is the beginning of a larger one of the same seed.
+    """
+    tail = read_imbalance(imbalance)
+    if targets.is_floating_point() or targets.dim() > 1:
+        raise RecipeError("data.imbalance: needs one class a sample; these targets have none")
+    labelled = among[has_label(targets[among])]
+    there = torch.bincount(targets[labelled], minlength=max(int(targets.max()) + 1, 0))
+    total = None if size is None else _count(size, len(labelled), "train")
+    sizes = class_sizes(there, tail, total)
+    order = labelled[torch.argsort(counter_bits(seed, 0, labelled, TRAIN), stable=True)]
+    classes = targets[order]
+    kept = [order[classes == number][:count] for number, count in enumerate(sizes.tolist())]
+    first, last = int(sizes.argmax()), int(len(sizes) - 1 - sizes.flip(0).argmin())
+    note = (
+        f"long tail {tail.ratio:g}:1 ({tail.profile}), {int(sizes[first]):,} training samples of "
+        f"class {first} to {int(sizes[last]):,} of class {last}"
+    )
+    return torch.cat([*kept, among[~has_label(targets[among])]]).sort().values, note
 
 
 def draw(

@@ -9,12 +9,15 @@ import torch
 from torch import nn
 
 from limbeck.data import eval_batches, steps_per_epoch
+from limbeck.diagnostics.explanations import compare_explanations
+from limbeck.diagnostics.findings import ExplanationFindings
 from limbeck.diagnostics.variance import VarianceEstimate, estimate_variance
 from limbeck.engine.loyalty import measure_loyalty
 from limbeck.engine.measuring import EVAL_BATCH
 from limbeck.engine.plan import Plan
 from limbeck.engine.run_folder import RunFolder
 from limbeck.errors import RecipeError
+from limbeck.methods.e2kd import E2KD
 from limbeck.models import load_model
 from limbeck.recipe.build import build_plan
 from limbeck.recipe.overrides import Overrides
@@ -109,6 +112,53 @@ def loyalty_of_run(
     finally:
         found.close()
     return {key: None if math.isnan(value) else value for key, value in told.items()}
+
+
+def explanations_of_run(
+    folder: str | Path,
+    overrides: Overrides = (),
+    *,
+    teacher: str | Path | None = None,
+    split: str = "test",
+    explainer: str | None = None,
+    tap: str | None = None,
+    teacher_tap: str | None = None,
+    allow_code: bool = False,
+) -> ExplanationFindings:
+    """Compare the explanations of a finished run's student with those of its teacher.
+
+    Masks and groups are those of the data, where they have some.
+
+    Args:
+        folder: the run.
+        overrides: changes to its recipe: other data.
+        teacher: a run whose student is the teacher; None: the run's own teacher.
+        split: "train", "validation" or "test".
+        explainer: see :func:`limbeck.diagnostics.compare_explanations`; None: with the taps, that
+            of the run's own e2kd, else "gradcam".
+        tap: where the student is explained; None: the explainer's own.
+        teacher_tap: the same in the teacher; None: the student's.
+        allow_code: also import models from code that is not installed.
+
+    Raises:
+        RecipeError: the run has no teacher, or several, and no other was given.
+        LimbeckError: as of ``compare_explanations``.
+    """
+    run = finished_run(folder)
+    recipe = recipe_of(run, overrides, "call limbeck.diagnostics.compare_explanations")
+    if explainer is None:
+        own = next((method for method in recipe.methods if isinstance(method, E2KD)), E2KD())
+        explainer, tap, teacher_tap = own.explainer, tap or own.tap, teacher_tap or own.teacher_tap
+    plan = build_plan(recipe, allow_code=allow_code, quiet=True)
+    return compare_explanations(
+        load_model(run.student, allow_code=allow_code),
+        _teacher_of(run, plan, teacher, allow_code),
+        plan.data,
+        split=split,
+        explainer=explainer,
+        tap=tap,
+        teacher_tap=teacher_tap,
+    )
 
 
 def _teacher_of(

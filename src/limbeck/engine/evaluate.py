@@ -14,6 +14,7 @@ from limbeck.data.batch import Batch, has_label
 HIGHER_IS_BETTER = {
     "accuracy": True,
     "member_accuracy": True,
+    "worst_group_accuracy": True,
     "top5": True,
     "agreement": True,
     "label_loyalty": True,
@@ -83,7 +84,11 @@ def collect(
 
 
 def score(
-    kind: str, logits: Tensor, targets: Tensor | None, teacher_logits: Tensor | None = None
+    kind: str,
+    logits: Tensor,
+    targets: Tensor | None,
+    teacher_logits: Tensor | None = None,
+    groups: Tensor | None = None,
 ) -> dict[str, float]:
     """Return all metrics of a task.
 
@@ -92,15 +97,31 @@ def score(
         logits: ``[samples, outputs]``.
         targets: labels; samples without one count for fidelity only. None: fidelity only.
         teacher_logits: what the teacher says about the same samples, or None.
+        groups: int64 ``[samples]``, which of classes have their worst accuracy told; or None.
     """
     metrics: dict[str, float] = {}
     if targets is not None:
         labelled = has_label(targets)
         if bool(labelled.any()):
             metrics |= _SCORES[kind](logits[labelled], targets[labelled])
+            if groups is not None and kind == "classification":
+                each = group_accuracies(logits[labelled], targets[labelled], groups[labelled])
+                metrics["worst_group_accuracy"] = min(each.values())
     if teacher_logits is not None:
         metrics |= _fidelity(kind, logits, teacher_logits)
     return metrics
+
+
+def group_accuracies(logits: Tensor, targets: Tensor, groups: Tensor) -> dict[int, float]:
+    """Return the accuracy on each group that there is.
+
+    Args:
+        logits: ``[samples, classes]``.
+        targets: class indices ``[samples]``, all known.
+        groups: int64 ``[samples]``.
+    """
+    right = (logits.argmax(dim=1) == targets).double()
+    return {int(g): right[groups == g].mean().item() for g in torch.unique(groups)}
 
 
 def among_members(kind: str, members: Sequence[Tensor], targets: Tensor | None) -> dict[str, float]:

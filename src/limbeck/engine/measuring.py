@@ -83,8 +83,8 @@ class Judge:
         higher = HIGHER_IS_BETTER[self.metric]
         answers = self.answers(student, "validation")
         teacher = self.reference("validation")
-        task = self._plan.data.task
-        each = [score(task, logits, answers.targets, teacher) for logits in answers.logits]
+        task, groups = self._plan.data.task, self._plan.data.groups.get("validation")
+        each = [score(task, logits, answers.targets, teacher, groups) for logits in answers.logits]
         values = [metrics.get(self.metric, math.nan) for metrics in each]
         known = [value for value in values if not math.isnan(value)]
         if self.metric not in each[0]:
@@ -101,7 +101,7 @@ class Judge:
                 scores[f"member_{index}/{self.metric}"] = metrics[self.metric]
             if self._plan.cohort == "ensemble":
                 mean = torch.stack(answers.logits).mean(dim=0)
-                together = score(task, mean, answers.targets, teacher)
+                together = score(task, mean, answers.targets, teacher, groups)
                 scores |= together
                 return Verdict(together[self.metric], higher, -1, scores)
         return Verdict(values[best], higher, best, scores)
@@ -110,7 +110,8 @@ class Judge:
         """Return a student's own metrics on a split; of a cohort, those of its mean."""
         answers = self.answers(student, split)
         logits = torch.stack(answers.logits).mean(dim=0)
-        return score(self._plan.data.task, logits, answers.targets)
+        data = self._plan.data
+        return score(data.task, logits, answers.targets, groups=data.groups.get(split))
 
     def headline(self, scores: Mapping[str, float]) -> dict[str, float]:
         """Return the few scores worth a line."""
@@ -168,7 +169,8 @@ class Judge:
             answers = self.answers(voices, split)
             logits = torch.stack(answers.logits).mean(dim=0)
             teacher, task = self.reference(split), self._plan.data.task
-            metrics[split] = score(task, logits, answers.targets, teacher)
+            groups = self._plan.data.groups.get(split)
+            metrics[split] = score(task, logits, answers.targets, teacher, groups)
             if self._plan.train.measure_saliency:
                 metrics[split] |= self._loyalty(student, split)
             if len(answers.logits) > 1:
@@ -197,14 +199,17 @@ class Judge:
     def teacher_summary(self, example: Any) -> dict[str, dict[str, Any]]:
         """Return, for each teacher that looks at inputs, what it is, its cost and test metrics."""
         summary: dict[str, dict[str, Any]] = {}
-        test = self._plan.data.splits["test"]
+        data = self._plan.data
+        test = data.splits["test"]
         for name, teacher in self._teachers.items():
             if isinstance(teacher, PeersTeacher | VirtualTeacher):
                 continue
             entry: dict[str, Any] = {"what": teacher.describe(), "metrics": {}}
             if len(test):
                 logits = self.teacher_answers(name, teacher, "test")
-                entry["metrics"]["test"] = score(self._plan.data.task, logits, test.targets)
+                entry["metrics"]["test"] = score(
+                    data.task, logits, test.targets, groups=data.groups.get("test")
+                )
             if teacher.module is not None:
                 entry |= cost_of(teacher.module, example)
             summary[name] = entry

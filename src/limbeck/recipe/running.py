@@ -211,7 +211,7 @@ def evaluate_run(
     logits = answers.logits[0]
     same_data = split == "test" and not overrides
     teacher = _kept_answers(run, len(logits)) if same_data else None
-    return score(data.task, logits, answers.targets, teacher)
+    return score(data.task, logits, answers.targets, teacher, data.groups.get(split))
 
 
 def headlines(outcome: Outcome) -> list[str]:

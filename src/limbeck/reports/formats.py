@@ -54,6 +54,7 @@ class Metric:
 _KNOWN = (
     Metric("accuracy", "Accuracy", True, "percent", "%"),
     Metric("top5", "Top-5 accuracy", True, "percent", "%"),
+    Metric("worst_group_accuracy", "Worst group", True, "percent", "%"),
     Metric("map", "Mean average precision", True, "percent", "%"),
     Metric("f1", "F1", True, "percent", "%"),
     Metric("r2", "R²", True),

@@ -16,6 +16,7 @@ from limbeck.reports.comparison import evidence_table
 from limbeck.reports.curves import learning_plots, seeds_plot
 from limbeck.reports.describe import facts, plain_value
 from limbeck.reports.evidence import Evidence, gather
+from limbeck.reports.explanations import explanation_tables
 from limbeck.reports.figures import cost_plot
 from limbeck.reports.headline import cautions, headline
 from limbeck.reports.reading import RunRecord, read_runs
@@ -62,6 +63,7 @@ def render(evidence: Evidence, title: str | None = None) -> str:
     """Return the page as text."""
     answers = answer_sections(evidence)
     table = evidence_table(evidence)
+    explanations = explanation_tables(evidence)
     return fill(
         "report.html.j2",
         title=title or default_title(evidence),
@@ -73,11 +75,12 @@ def render(evidence: Evidence, title: str | None = None) -> str:
         results=[plot for plot in _result_plots(evidence) if plot is not None],
         curves=learning_plots(evidence),
         answers=answers,
+        explanations=explanations,
         cards=method_cards(evidence),
         runs=[_run_line(record) for record in evidence.records],
         environments=environments(evidence.records),
         recipes=recipes(evidence),
-        sections=_sections(answers),
+        sections=_sections(answers, explanations is not None),
     )
 
 
@@ -113,13 +116,15 @@ def default_title(evidence: Evidence) -> str:
     return " · ".join(labels[:3]) + (f" and {len(labels) - 3} more" if len(labels) > 3 else "")
 
 
-def _sections(answers: AnswerSections) -> list[tuple[str, str]]:
+def _sections(answers: AnswerSections, explained: bool) -> list[tuple[str, str]]:
     """Return (id, title) of the sections that the page has."""
     sections = [("results", "Results"), ("done", "What was done"), ("curves", "Learning")]
     if answers.reliability:
         sections.append(("calibration", "Calibration"))
     if answers.fidelity:
         sections.append(("agreement", "Agreement"))
+    if explained:
+        sections.append(("explanations", "Explanations"))
     if answers.rescaling:
         sections.append(("rescaling", "Weights"))
     if answers.classes is not None:

@@ -126,6 +126,18 @@ class RunRecord:
         return tuple(str(name) for name in names) if isinstance(names, list) else ()
 
     @cached_property
+    def explanations(self) -> Mapping[str, Any]:
+        """What ``limbeck diagnose --explanations`` kept; empty where it was not asked.
+
+        Raises:
+            DataError: explanations.json is damaged or of a newer format.
+        """
+        file = self.path / "explanations.json"
+        found = _read_json(file) if file.is_file() else {}
+        _check_format(file, found.get("format"))
+        return found
+
+    @cached_property
     def predictions(self) -> dict[str, np.ndarray] | None:
         """Arrays of predictions.safetensors, or None where there is no such file.
 

@@ -80,7 +80,7 @@ def p100(
         download: whether missing files may be fetched.
         num_train: pairs to train on; None: 5,000 of the student's (P100-d, limited by data; with
             20,000 it is P100-c, limited by capacity), or all 60,000 of the teacher's. Smaller
-            sets are beginnings of larger ones.
+            sets are beginnings of larger ones. With ``imbalance`` the tail is cut from these.
         pairs: "student", or "teacher" to train on the teacher's 60,000 pairs.
         pair_seed: seed of the pairs of all parts; the same for student and teacher.
         validation: number or share of the 5,000 validation pairs.

@@ -16,7 +16,7 @@ from limbeck.data.bundle import Common, DataBundle, bundle_from
 from limbeck.data.normalize import Normalize
 from limbeck.data.registry import register_data
 from limbeck.data.sources.cifar import VALIDATION
-from limbeck.data.sources.common import common_options, require
+from limbeck.data.sources.common import after_cuts, common_options, of_cuts, require
 from limbeck.data.sources.files import roots
 from limbeck.data.splits import Splits, make_splits
 from limbeck.errors import DataError
@@ -49,10 +49,7 @@ def cifar10_jpeg(*, root: str | None = None, **common: Unpack[Common]) -> DataBu
         train_labels,
         validation=options["validation_size"],
         test_targets=test_labels,
-        num_train=options.get("num_train"),
-        label_fraction=options.get("label_fraction"),
-        labels_per_class=options.get("labels_per_class"),
-        seed=options.get("seed", 0),
+        **of_cuts(options),
     )
     # the base set is what is used, in file order; positions are those within it
     used = torch.cat([splits.train, splits.validation]).sort().values
@@ -65,6 +62,7 @@ def cifar10_jpeg(*, root: str | None = None, **common: Unpack[Common]) -> DataBu
         place[splits.unlabelled],
         splits.bases,
         splits.seed,
+        splits.notes,
     )
     return bundle_from(
         (_decode(arrays, "train", used), train_labels[used]),
@@ -72,8 +70,8 @@ def cifar10_jpeg(*, root: str | None = None, **common: Unpack[Common]) -> DataBu
         task="classification",
         class_names=[str(name) for name in arrays["class_names"]],
         normalization=STATISTICS,
-        augment=options.get("augment", ()),
         splits=splits,
+        **after_cuts(options),
         name="cifar10-jpeg",
         notes=("JPEG copy of CIFAR-10: not comparable with figures on the original pixels",),
     )

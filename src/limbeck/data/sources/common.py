@@ -30,3 +30,15 @@ def common_options(common: Mapping[str, Any], validation: Size | None = None) ->
     options: dict[str, Any] = dict(common)
     given = options.pop("validation", None)
     return {"validation_size": validation if given is None else given, **options}
+
+
+def of_cuts(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those options that ``make_splits`` takes, for sources that cut by themselves."""
+    keys = ("num_train", "imbalance", "label_fraction", "labels_per_class", "seed")
+    return {key: options[key] for key in keys if key in options}
+
+
+def after_cuts(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those that ``bundle_from`` still has to see to, once the parts are cut."""
+    keys = ("augment", "label_noise", "leave_out")
+    return {key: options[key] for key in keys if key in options}

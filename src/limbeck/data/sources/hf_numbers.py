@@ -12,7 +12,7 @@ from torch import Tensor
 from limbeck.data.bundle import DataBundle, bundle_from
 from limbeck.data.check import canonical_targets, count_outputs
 from limbeck.data.encoded import room_for
-from limbeck.data.sources.common import common_options
+from limbeck.data.sources.common import after_cuts, common_options, of_cuts
 from limbeck.data.splits import Size, Splits, make_splits
 from limbeck.errors import DataError
 
@@ -83,7 +83,7 @@ def bundle_of_numbers(
         notes = [*notes, "columns standardised by the train part"]
         cut = [part for part in ("validation", "test") if part not in parts]
         notes += [f"{' and '.join(cut)} cut from train"] if cut else []
-        options = {"splits": splits, "augment": options.get("augment", ())}
+        options = {"splits": splits, **after_cuts(options)}
     elif len(columns) == 1:
         inputs = {part: rows[columns[0]] for part, rows in read.items()}
     else:
@@ -115,10 +115,7 @@ def _splits(
         test=None if "test" in known else test,
         validation_targets=known.get("validation"),
         test_targets=known.get("test"),
-        num_train=options.get("num_train"),
-        label_fraction=options.get("label_fraction"),
-        labels_per_class=options.get("labels_per_class"),
-        seed=options.get("seed", 0),
+        **of_cuts(options),
     )
 
 

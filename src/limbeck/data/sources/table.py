@@ -11,7 +11,7 @@ import torch
 
 from limbeck.data.bundle import Common, DataBundle, bundle_from
 from limbeck.data.registry import register_data
-from limbeck.data.sources.common import common_options, require
+from limbeck.data.sources.common import after_cuts, common_options, of_cuts, require
 from limbeck.data.sources.encoding import TableEncoder, read_targets
 from limbeck.data.splits import make_splits
 from limbeck.errors import DataError, RecipeError, unknown
@@ -82,10 +82,7 @@ def table(
         validation=options["validation_size"],
         test=None if test_path else test,
         test_targets=targets[1] if test_path else None,
-        seed=options.get("seed", 0),
-        num_train=options.get("num_train"),
-        label_fraction=options.get("label_fraction"),
-        labels_per_class=options.get("labels_per_class"),
+        **of_cuts(options),
     )
     unused = [column, *(_column(frames[0], name, header) for name in drop)]
     inputs = [frame.drop(columns=unused, errors="ignore") for frame in frames]
@@ -103,8 +100,8 @@ def table(
         task=task,
         num_classes=len(classes) if task == "classification" else 1,
         class_names=[str(name) for name in classes] if task == "classification" else (),
-        augment=options.get("augment", ()),
         splits=splits,
+        **after_cuts(options),
         feature_names=tuple(encoder.feature_names),
         encoding=encoder.describe(),
         notes=tuple(notes),

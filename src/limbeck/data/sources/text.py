@@ -17,7 +17,7 @@ from limbeck.data.batch import IGNORE
 from limbeck.data.bundle import Common, DataBundle, bundle_from
 from limbeck.data.registry import register_data
 from limbeck.data.samples import TensorSamples
-from limbeck.data.sources.common import common_options
+from limbeck.data.sources.common import after_cuts, common_options, of_cuts
 from limbeck.data.sources.text_rows import Column, Rows, read_rows
 from limbeck.data.splits import Splits, make_splits
 from limbeck.data.tokenizer import train_vocabulary
@@ -159,6 +159,7 @@ def bundle_of_rows(
         notes=(*_cut(rows), *notes),
         name=name,
         vocabulary=vocabulary,
+        **after_cuts(options),
     )
     if not trim:
         return bundle
@@ -223,10 +224,7 @@ def _splits(targets: dict[str, Tensor], options: dict[str, Any], test: float | i
         test=None if "test" in targets else test,
         validation_targets=targets.get("validation"),
         test_targets=targets.get("test"),
-        seed=options.get("seed", 0),
-        num_train=options.get("num_train"),
-        label_fraction=options.get("label_fraction"),
-        labels_per_class=options.get("labels_per_class"),
+        **of_cuts(options),
     )
 
 
