@@ -129,4 +129,5 @@ def _seed(plan: Plan) -> str:
     parts = [str(plan.seed), train.precision, device]
     text = f"{threads} thread{'' if threads == 1 else 's'}"
     parts.append(text if num_processes() == 1 else f"{text} a process ({source})")
-    return ", ".join(parts + ["compiled"] * train.compile)
+    parts += ["channels-last"] * train.channels_last + ["compiled"] * train.compile
+    return ", ".join(parts)
