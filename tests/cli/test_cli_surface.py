@@ -39,6 +39,7 @@ SURFACE = {
         "--curvature",
         "--help",
         "--json",
+        "--knowledge",
         "--loyalty",
         "--step",
         "--teacher",

@@ -30,6 +30,10 @@ def diagnose(
         bool,
         typer.Option("--loyalty", help="Measure the loyalty to the teacher instead."),
     ] = False,
+    knowledge: Annotated[
+        bool,
+        typer.Option("--knowledge", help="Measure what the teacher adds to labels instead."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     allow_code: AllowCode = False,
 ) -> None:
@@ -39,19 +43,31 @@ def diagnose(
 
     With --loyalty: does the student say what its teacher says, and for the same reasons?
 
+    With --knowledge: which samples does the teacher weigh, and which classes lie together in
+    the last layers? The report has the plots.
+
     [bold]Examples[/bold]
 
     limbeck diagnose runs/plain-0 --teacher runs/early-0
     limbeck diagnose runs/kd-0 --step 0.05 --json
 
     limbeck diagnose runs/sst2-gkd-0 --loyalty
-    """
-    from limbeck.diagnostics.of_runs import loyalty_of_run, variance_of_run
-    from limbeck.diagnostics.telling import as_plain, lines, loyalty_lines
 
+    limbeck diagnose runs/kd-0 --knowledge
+    """
+    from limbeck.diagnostics import telling
+    from limbeck.diagnostics.of_runs import knowledge_of_run, loyalty_of_run, variance_of_run
+    from limbeck.errors import RecipeError
+
+    if loyalty and knowledge:
+        raise RecipeError("--loyalty and --knowledge are two questions: ask one of them")
+    if knowledge:
+        taught = knowledge_of_run(folder, overrides or (), teacher=teacher, allow_code=allow_code)
+        _say(telling.knowledge_as_plain(taught), list(telling.knowledge_lines(taught)), as_json)
+        return
     if loyalty:
         told = loyalty_of_run(folder, overrides or (), teacher=teacher, allow_code=allow_code)
-        _say(told, list(loyalty_lines(told)), as_json)
+        _say(told, list(telling.loyalty_lines(told)), as_json)
         return
     found = variance_of_run(
         folder,
@@ -62,7 +78,7 @@ def diagnose(
         num_batches=batches,
         allow_code=allow_code,
     )
-    _say(as_plain(found), list(lines(found)), as_json)
+    _say(telling.as_plain(found), list(telling.lines(found)), as_json)
 
 
 def _say(plain: Mapping[str, Any], told: list[str], as_json: bool) -> None:

@@ -17,6 +17,7 @@ from limbeck.reports.curves import learning_plots, seeds_plot
 from limbeck.reports.describe import facts, plain_value
 from limbeck.reports.evidence import Evidence, gather
 from limbeck.reports.figures import cost_plot
+from limbeck.reports.geometry import GeometrySection, geometry_section
 from limbeck.reports.headline import cautions, headline
 from limbeck.reports.reading import RunRecord, read_runs
 
@@ -61,6 +62,7 @@ def write_report(
 def render(evidence: Evidence, title: str | None = None) -> str:
     """Return the page as text."""
     answers = answer_sections(evidence)
+    geometry = geometry_section(evidence)
     table = evidence_table(evidence)
     return fill(
         "report.html.j2",
@@ -73,11 +75,12 @@ def render(evidence: Evidence, title: str | None = None) -> str:
         results=[plot for plot in _result_plots(evidence) if plot is not None],
         curves=learning_plots(evidence),
         answers=answers,
+        geometry=geometry,
         cards=method_cards(evidence),
         runs=[_run_line(record) for record in evidence.records],
         environments=environments(evidence.records),
         recipes=recipes(evidence),
-        sections=_sections(answers),
+        sections=_sections(answers, geometry),
     )
 
 
@@ -113,7 +116,7 @@ def default_title(evidence: Evidence) -> str:
     return " · ".join(labels[:3]) + (f" and {len(labels) - 3} more" if len(labels) > 3 else "")
 
 
-def _sections(answers: AnswerSections) -> list[tuple[str, str]]:
+def _sections(answers: AnswerSections, geometry: GeometrySection) -> list[tuple[str, str]]:
     """Return (id, title) of the sections that the page has."""
     sections = [("results", "Results"), ("done", "What was done"), ("curves", "Learning")]
     if answers.reliability:
@@ -122,6 +125,8 @@ def _sections(answers: AnswerSections) -> list[tuple[str, str]]:
         sections.append(("agreement", "Agreement"))
     if answers.rescaling:
         sections.append(("rescaling", "Weights"))
+    if geometry.table is not None:
+        sections.append(("geometry", "Last layer"))
     if answers.classes is not None:
         sections.append(("classes", "Classes"))
     return [*sections, ("methods", "Methods"), ("reproduce", "Reproduce")]
