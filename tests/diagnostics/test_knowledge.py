@@ -15,7 +15,7 @@ from torch import nn
 from limbeck.data import bundle_from, eval_batches, load_data
 from limbeck.diagnostics import Rescaling, class_geometry, measure_knowledge
 from limbeck.diagnostics.telling import knowledge_as_plain, knowledge_lines
-from limbeck.errors import LimbeckError, ShapeError, TapError
+from limbeck.errors import LimbeckError, ShapeError, TapError, TeacherError
 from limbeck.models import build_model
 from limbeck.teachers import as_teacher
 
@@ -148,6 +148,11 @@ def test_data_without_labels_or_classes_are_one_line() -> None:
     assert measure_knowledge(student, teacher, data).student is None  # no superclasses
     with pytest.raises(LimbeckError, match=r"one of the splits train, .*and 'tset'"):
         measure_knowledge(student, teacher, data, split="tset")
+    other = as_teacher(build_model("mlp", num_classes=5, input_shape=(6,), widths=[3]))
+    other.bind(None, torch.device("cpu"))
+    with pytest.raises(TeacherError, match="tells 5 classes apart, the student 4"):
+        measure_knowledge(student, other, data)
+    other.close()
     unknown = torch.full((8,), -100)
     bare = bundle_from((x, y), test=(x[:8], unknown), num_classes=4, validation_size=8)
     with pytest.raises(LimbeckError, match="the split 'test' has no labelled samples"):

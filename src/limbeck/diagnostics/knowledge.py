@@ -13,7 +13,7 @@ from limbeck.data.batch import IGNORE
 from limbeck.diagnostics.class_geometry import ClassGeometry, class_geometry
 from limbeck.diagnostics.rescaling import Rescaling, rescaling_between
 from limbeck.engine.measuring import EVAL_BATCH
-from limbeck.errors import LimbeckError, TapError
+from limbeck.errors import LimbeckError, TapError, TeacherError
 from limbeck.models.calling import evaluating
 from limbeck.taps import TappedModel
 from limbeck.teachers import Teacher
@@ -59,6 +59,7 @@ def measure_knowledge(
     Raises:
         LimbeckError: data that are not classification, a split that is not there, or one without
             labels.
+        TeacherError: the teacher tells another number of classes apart.
     """
     if data.task != "classification" or split not in data.splits:
         there = ", ".join(data.splits)
@@ -75,6 +76,12 @@ def measure_knowledge(
                 rows.append((said[0][known], said[1][known], batch.targets[known]))
     if not sum(len(labels) for *_, labels in rows):
         raise LimbeckError(f"knowledge: the split {split!r} has no labelled samples")
+    (first, second, _), *_ = rows
+    if first.shape != second.shape:
+        raise TeacherError(
+            f"teachers.{teacher.name}: tells {second.shape[-1]} classes apart, the student "
+            f"{first.shape[-1]}"
+        )
     ours, theirs, labels = (torch.cat(part).double().numpy() for part in zip(*rows, strict=True))
     return Knowledge(
         split=split,
