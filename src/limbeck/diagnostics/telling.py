@@ -81,7 +81,8 @@ def knowledge_lines(found: Knowledge) -> Iterator[str]:
     """Yield the lines for a person."""
     told = knowledge_as_plain(found)
     weights = told["weights"]
-    yield f"weights of the teacher at the label, {told['num_samples']:,} samples of {found.split}"
+    samples = f"{told['num_samples']:,} samples of {found.split}"
+    yield f"what the teacher makes of each gradient at the label ({samples})"
     said = {
         "rank_correlation": "rank correlation with the teacher's probability of the label",
         "lower_quartile": "lower quartile; 1 leaves the gradient as cross-entropy has it",
