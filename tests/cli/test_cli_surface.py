@@ -41,6 +41,7 @@ SURFACE = {
         "--explanations",
         "--help",
         "--json",
+        "--knowledge",
         "--loyalty",
         "--split",
         "--step",

@@ -47,6 +47,7 @@ CALLS = {
     "cka": [(MAPS, LOGITS), (LOGITS, TOKENS)],
     "class_correlation": [(LOGITS, OTHERS), (LOGITS[:2], OTHERS[:2])],
     "class_activation_maps": [(MAPS, LOGITS[:, :2])],
+    "class_cosines": [(LOGITS,)],
     "class_attention": [(MAPS, MAPS[..., :3])],
     "class_hierarchy": [(COUNT // 2,)],
     "class_similarity": [(LOGITS,)],

@@ -145,6 +145,8 @@ def test_class_similarity():
         ]
         sharpened = [math.copysign(abs(s) ** 1.5, s) / 0.2 for s in cosines]
         assert table[t].tolist() == pytest.approx(naive_softmax(sharpened), rel=1e-9)
+        assert lf.class_cosines(weight)[t].tolist() == pytest.approx(cosines, rel=1e-9)
+    assert not bool(lf.class_cosines(torch.zeros(2, 3)).any())
     even = lf.class_similarity(torch.ones(3, 2))
     torch.testing.assert_close(even, torch.full((3, 3), 1 / 3, dtype=torch.float64))
 

@@ -60,7 +60,8 @@ def test_table_and_plot():
     found = Rescaling(np.array([-5.0, 0.0, 0.5, 1.0]), *(np.linspace(0, 1, 4),) * 2)
     table = rescaling_table([(Arm("kd", 1, ()), found)])
     assert table.rows[0].cells[0].text == "kd"
-    assert table.rows[0].cells[-1].text.startswith("25")
+    assert table.rows[0].cells[-2].text.startswith("25")
+    assert table.rows[0].cells[-1].text == "1.00"  # weights and certainty rise together
     many = Rescaling(
         *(np.tile(part, 300) for part in (found.weights, found.teacher, found.student))
     )

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,9 @@ def test_published_results_are_those_of_the_study_as_it_stands(number: str) -> N
         assert published["chosen"] in [dict(trial.changes) for trial in arm.trials]
     records = [claim_record(plan.study, i) for i in range(len(plan.study.compare))]
     told = [(one["claim"], one["smallest_effect"]) for one in results["comparisons"]]
-    assert told == [(record["claim"], record["smallest_effect"]) for record in records]
+    written = [(record["claim"], record["smallest_effect"]) for record in records]
+    # A comparison that names no place is judged at each: its rows stand together.
+    assert [one for one, _ in groupby(told)] == [one for one, _ in groupby(written)]
     related = results.get("relations", {}).get("claims", [])
     told = [(one["claim"], one["property"], one["smallest_effect"]) for one in related]
     written = [relate_record(plan.study, i) for i in range(len(plan.study.relate))]

@@ -47,6 +47,10 @@ def diagnose(
         str | None,
         typer.Option(help="Of --explanations: test, validation or train. Default: test."),
     ] = None,
+    knowledge: Annotated[
+        bool,
+        typer.Option("--knowledge", help="Measure what the teacher adds to labels instead."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     allow_code: AllowCode = False,
 ) -> None:
@@ -59,6 +63,9 @@ def diagnose(
     With --explanations: are their maps alike, class by class, and do they point where they should?
     The figures are kept in the run's folder, for its report.
 
+    With --knowledge: which samples does the teacher weigh, and which classes lie together in
+    the last layers? The report has the plots.
+
     [bold]Examples[/bold]
 
     limbeck diagnose runs/plain-0 --teacher runs/early-0
@@ -66,22 +73,30 @@ def diagnose(
 
     limbeck diagnose runs/sst2-gkd-0 --loyalty
     limbeck diagnose runs/e2kd-0 --explanations --explainer input_gradient
+
+    limbeck diagnose runs/kd-0 --knowledge
     """
-    from limbeck.diagnostics.of_runs import loyalty_of_run, variance_of_run
-    from limbeck.diagnostics.telling import as_plain, lines, loyalty_lines
+    from limbeck.diagnostics import telling
+    from limbeck.diagnostics.of_runs import knowledge_of_run, loyalty_of_run, variance_of_run
     from limbeck.errors import RecipeError
 
-    if loyalty and explanations:
-        raise RecipeError("--loyalty and --explanations: give one of them, not both")
+    asked = {"--loyalty": loyalty, "--explanations": explanations, "--knowledge": knowledge}
+    several = [option for option, wanted in asked.items() if wanted]
+    if len(several) > 1:
+        raise RecipeError(f"{' and '.join(several)}: each is a question of its own; ask one")
     for option, value in (("--explainer", explainer), ("--split", split)):
         if value is not None and not explanations:
             raise RecipeError(f"{option}: belongs to --explanations")
     if explanations:
         _explain(folder, overrides, teacher, explainer, split or "test", as_json, allow_code)
         return
+    if knowledge:
+        taught = knowledge_of_run(folder, overrides or (), teacher=teacher, allow_code=allow_code)
+        _say(telling.knowledge_as_plain(taught), list(telling.knowledge_lines(taught)), as_json)
+        return
     if loyalty:
         told = loyalty_of_run(folder, overrides or (), teacher=teacher, allow_code=allow_code)
-        _say(told, list(loyalty_lines(told)), as_json)
+        _say(told, list(telling.loyalty_lines(told)), as_json)
         return
     found = variance_of_run(
         folder,
@@ -92,7 +107,7 @@ def diagnose(
         num_batches=batches,
         allow_code=allow_code,
     )
-    _say(as_plain(found), list(lines(found)), as_json)
+    _say(telling.as_plain(found), list(telling.lines(found)), as_json)
 
 
 def _explain(

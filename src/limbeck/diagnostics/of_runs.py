@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from limbeck.data import eval_batches, steps_per_epoch
+from limbeck.data import DataBundle, eval_batches, steps_per_epoch
 from limbeck.diagnostics.explanations import compare_explanations
 from limbeck.diagnostics.findings import ExplanationFindings
+from limbeck.diagnostics.knowledge import Knowledge, measure_knowledge
 from limbeck.diagnostics.variance import VarianceEstimate, estimate_variance
 from limbeck.engine.loyalty import measure_loyalty
 from limbeck.engine.measuring import EVAL_BATCH
@@ -93,25 +96,72 @@ def loyalty_of_run(
         RecipeError: the task has no classes; or the run has no teacher, or several, and no other
             was given.
     """
-    run = finished_run(folder)
-    recipe = recipe_of(run, overrides, "call limbeck.engine.loyalty.measure_loyalty")
-    plan = build_plan(recipe, allow_code=allow_code, quiet=True)
-    if plan.data.task != "classification":
-        raise RecipeError(f"{run.path}: loyalty compares classes, the task is {plan.data.task}")
-    found = as_teacher(_teacher_of(run, plan, teacher, allow_code))
-    device = torch.device("cpu")
-    found.bind(plan.data, device)
-    try:
-        view = plan.data.splits[split]
+    with _asked(folder, overrides, teacher, "engine.loyalty.measure_loyalty", allow_code) as (
+        student,
+        found,
+        data,
+    ):
+        if data.task != "classification":
+            raise RecipeError(f"{folder}: loyalty compares classes, the task is {data.task}")
         told = measure_loyalty(
-            load_model(run.student, allow_code=allow_code),
+            student,
             found,
-            eval_batches(view, EVAL_BATCH, plan.data.augment_eval),
-            device,
+            eval_batches(data.splits[split], EVAL_BATCH, data.augment_eval),
+            torch.device("cpu"),
         )
+    return {key: None if math.isnan(value) else value for key, value in told.items()}
+
+
+def knowledge_of_run(
+    folder: str | Path,
+    overrides: Overrides = (),
+    *,
+    teacher: str | Path | None = None,
+    split: str = "test",
+    share: float = 1.0,
+    temperature: float = 1.0,
+    allow_code: bool = False,
+) -> Knowledge:
+    """Measure what a finished run's teacher adds to labels: weights of samples, kin of classes.
+
+    Args:
+        folder: the run.
+        overrides: changes to its recipe: other data.
+        teacher: a run whose student is the teacher; None: the run's own teacher.
+        split: what both are asked about.
+        share: λ, the teacher's share of the loss, in [0, 1]; 1: the knowledge term alone.
+        temperature: of both sides, above 0.
+        allow_code: also import models from code that is not installed.
+
+    Raises:
+        RecipeError: the run has no teacher, or several, and no other was given.
+        LimbeckError: the task has no classes, or the split no labels.
+    """
+    wanted = "diagnostics.measure_knowledge"
+    with _asked(folder, overrides, teacher, wanted, allow_code) as (student, found, data):
+        return measure_knowledge(
+            student, found, data, split=split, share=share, temperature=temperature
+        )
+
+
+@contextmanager
+def _asked(
+    folder: str | Path,
+    overrides: Overrides,
+    teacher: str | Path | None,
+    instead: str,
+    allow_code: bool,
+) -> Iterator[tuple[nn.Module, Teacher, DataBundle]]:
+    """Give a run's student, a teacher that can be asked while the context lasts, and the data."""
+    run = finished_run(folder)
+    recipe = recipe_of(run, overrides, f"call limbeck.{instead}")
+    plan = build_plan(recipe, allow_code=allow_code, quiet=True)
+    found = as_teacher(_teacher_of(run, plan, teacher, allow_code))
+    found.bind(plan.data, torch.device("cpu"))
+    try:
+        yield load_model(run.student, allow_code=allow_code), found, plan.data
     finally:
         found.close()
-    return {key: None if math.isnan(value) else value for key, value in told.items()}
 
 
 def explanations_of_run(

@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from limbeck.diagnostics.class_geometry import ClassGeometry
+from limbeck.diagnostics.knowledge import Knowledge
 from limbeck.diagnostics.variance import VarianceEstimate
 
 _DERIVED = ("correlation", "beta", "best_lambda", "ratio", "unbiased_lambda", "unbiased_ratio")
@@ -53,3 +55,67 @@ def loyalty_lines(found: Mapping[str, float | None]) -> Iterator[str]:
         value = found.get(key)
         shown = "    –" if value is None else f"{value:5.3f}"
         yield f"{key.removesuffix('_loyalty'):<12}{shown}  {words}"
+
+
+def knowledge_as_plain(found: Knowledge) -> dict[str, Any]:
+    """Return all quantities as plain data; None where a measure has nothing to go by."""
+    weights = found.rescaling
+    return {
+        "split": found.split,
+        "num_samples": len(weights.weights),
+        "weights": {
+            "rank_correlation": _known(weights.rank_correlation),
+            "lower_quartile": weights.quantile(0.25),
+            "median": weights.quantile(0.5),
+            "upper_quartile": weights.quantile(0.75),
+            "negative": weights.negative,
+        },
+        "cosines": {
+            name: None if one is None else _cosines(one)
+            for name, one in (("teacher", found.teacher), ("student", found.student))
+        },
+    }
+
+
+def knowledge_lines(found: Knowledge) -> Iterator[str]:
+    """Yield the lines for a person."""
+    told = knowledge_as_plain(found)
+    weights = told["weights"]
+    samples = f"{told['num_samples']:,} samples of {found.split}"
+    yield f"what the teacher makes of each gradient at the label ({samples})"
+    said = {
+        "rank_correlation": "rank correlation with the teacher's probability of the label",
+        "lower_quartile": "lower quartile; 1 leaves the gradient as cross-entropy has it",
+        "median": "median",
+        "upper_quartile": "upper quartile",
+        "negative": "share below 0: pulled away from the label",
+    }
+    for key, words in said.items():
+        yield f"  {_shown(weights[key])}  {words}"
+    rows = [
+        (who, hierarchy, values)
+        for who, geometry in told["cosines"].items()
+        for hierarchy, values in (geometry or {}).items()
+    ]
+    if not rows:
+        yield "cosines of classes: none (the data know no superclasses, or no last layer was found)"
+        return
+    yield "mean cosine of classes in the last layer"
+    for who, hierarchy, values in rows:
+        numbers = f"within {_shown(values['within'])}  across {_shown(values['across'])}"
+        yield f"  {who:<8} {hierarchy:<10} {numbers}"
+
+
+def _cosines(geometry: ClassGeometry) -> dict[str, dict[str, float | None]]:
+    return {
+        name: {"within": _known(geometry.within(name)), "across": _known(geometry.across(name))}
+        for name in geometry.superclasses
+    }
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _shown(value: float | None) -> str:
+    return "     –" if value is None else f"{value:6.3f}"

@@ -255,6 +255,8 @@ def _summarise(run: Distiller, student: nn.Module) -> dict[str, Any]:
         if stats is None
         else {"mean": list(stats.mean), "std": list(stats.std)},
     }
+    if plan.data.superclasses:
+        extra["superclasses"] = {k: v.tolist() for k, v in plan.data.superclasses.items()}
     vocabulary = plan.data.vocabulary
     if vocabulary is not None:
         extra["vocabulary"] = vocabulary.describe()

@@ -89,6 +89,7 @@ from limbeck.functional.mixture import jensen_shannon
 from limbeck.functional.multi_teacher import multi_teacher_kd, teacher_confidence
 from limbeck.functional.normalised import nkd
 from limbeck.functional.partial import (
+    class_cosines,
     class_hierarchy,
     class_similarity,
     keep_confidence,
@@ -162,6 +163,7 @@ __all__ = [
     "class_activation_maps",
     "class_attention",
     "class_correlation",
+    "class_cosines",
     "class_hierarchy",
     "class_similarity",
     "classwise_calibration_error",

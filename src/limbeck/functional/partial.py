@@ -70,9 +70,24 @@ def class_similarity(
         power: sharpens the cosines, above 0.
         temperature: softens the result, above 0; large gives even rows.
     """
-    unit = torch.nn.functional.normalize(head_weight.detach().double(), dim=1)
-    cosine = unit @ unit.T
+    cosine = class_cosines(head_weight)
     return (cosine.sign() * cosine.abs().pow(power) / temperature).softmax(dim=1)
+
+
+def class_cosines(
+    head_weight: Float[Tensor, "classes features"],
+) -> Float[Tensor, "classes classes"]:
+    """Cosines of the rows of a last layer: which classes it holds alike. In float64, detached.
+
+    A row of zeros has cosine 0 with all. A vector that is added to all rows changes no
+    probability, but it changes these cosines: what they say of two networks is in how they differ
+    between pairs of classes.
+
+    Args:
+        head_weight: rows of the classifier, ``[classes, features]``.
+    """
+    unit = torch.nn.functional.normalize(head_weight.detach().double(), dim=1)
+    return unit @ unit.T
 
 
 def class_hierarchy(

@@ -18,6 +18,7 @@ from limbeck.reports.describe import facts, plain_value
 from limbeck.reports.evidence import Evidence, gather
 from limbeck.reports.explanations import explanation_tables
 from limbeck.reports.figures import cost_plot
+from limbeck.reports.geometry import GeometrySection, geometry_section
 from limbeck.reports.headline import cautions, headline
 from limbeck.reports.reading import RunRecord, read_runs
 
@@ -62,6 +63,7 @@ def write_report(
 def render(evidence: Evidence, title: str | None = None) -> str:
     """Return the page as text."""
     answers = answer_sections(evidence)
+    geometry = geometry_section(evidence)
     table = evidence_table(evidence)
     explanations = explanation_tables(evidence)
     return fill(
@@ -76,11 +78,12 @@ def render(evidence: Evidence, title: str | None = None) -> str:
         curves=learning_plots(evidence),
         answers=answers,
         explanations=explanations,
+        geometry=geometry,
         cards=method_cards(evidence),
         runs=[_run_line(record) for record in evidence.records],
         environments=environments(evidence.records),
         recipes=recipes(evidence),
-        sections=_sections(answers, explanations is not None),
+        sections=_sections(answers, geometry, explained=explanations is not None),
     )
 
 
@@ -116,7 +119,9 @@ def default_title(evidence: Evidence) -> str:
     return " · ".join(labels[:3]) + (f" and {len(labels) - 3} more" if len(labels) > 3 else "")
 
 
-def _sections(answers: AnswerSections, explained: bool) -> list[tuple[str, str]]:
+def _sections(
+    answers: AnswerSections, geometry: GeometrySection, *, explained: bool
+) -> list[tuple[str, str]]:
     """Return (id, title) of the sections that the page has."""
     sections = [("results", "Results"), ("done", "What was done"), ("curves", "Learning")]
     if answers.reliability:
@@ -127,6 +132,8 @@ def _sections(answers: AnswerSections, explained: bool) -> list[tuple[str, str]]
         sections.append(("explanations", "Explanations"))
     if answers.rescaling:
         sections.append(("rescaling", "Weights"))
+    if geometry.table is not None:
+        sections.append(("geometry", "Last layer"))
     if answers.classes is not None:
         sections.append(("classes", "Classes"))
     return [*sections, ("methods", "Methods"), ("reproduce", "Reproduce")]

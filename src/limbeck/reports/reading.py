@@ -120,9 +120,7 @@ class RunRecord:
         Raises:
             DataError: student/model.json is damaged.
         """
-        file = self.path / "student" / "model.json"
-        saved = _read_json(file) if file.is_file() else {}
-        names = self.summary.get("class_names") or saved.get("class_names")
+        names = self.summary.get("class_names") or self._saved.get("class_names")
         return tuple(str(name) for name in names) if isinstance(names, list) else ()
 
     @cached_property
@@ -136,6 +134,21 @@ class RunRecord:
         found = _read_json(file) if file.is_file() else {}
         _check_format(file, found.get("format"))
         return found
+
+    @cached_property
+    def superclasses(self) -> dict[str, tuple[int, ...]]:
+        """Named hierarchies: the superclass of each class; empty where none are known.
+
+        Raises:
+            DataError: student/model.json is damaged.
+        """
+        found = mapping(self._saved, "superclasses")
+        return {str(name): tuple(map(int, groups)) for name, groups in found.items()}
+
+    @cached_property
+    def _saved(self) -> Mapping[str, Any]:
+        file = self.path / "student" / "model.json"
+        return _read_json(file) if file.is_file() else {}
 
     @cached_property
     def predictions(self) -> dict[str, np.ndarray] | None:

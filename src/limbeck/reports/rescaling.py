@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from limbeck.diagnostics.rescaling import Rescaling, rescaling_between
 from limbeck.errors import DataError
 from limbeck.reports import plots
 from limbeck.reports.evidence import Arm
 from limbeck.reports.formats import number
 from limbeck.reports.plots import Plot
-from limbeck.reports.predictions import Answers, answers, softmax
+from limbeck.reports.predictions import Answers, answers
 from limbeck.reports.reading import read_run
 from limbeck.reports.tables import Cell, Column, Row, Table
 
@@ -21,35 +21,6 @@ SHOWN = 400
 """Samples in a scatter plot; more are thinned evenly."""
 LOWEST = -1.0
 """Weights below this are drawn at the edge: where the student is sure they can be any number."""
-
-
-@dataclass(frozen=True)
-class Rescaling:
-    """What a teacher does to the gradient at each sample's label, relative to cross-entropy.
-
-    Attributes:
-        weights: w_t ``[samples]`` (``functional.gradient_rescaling``); 1 is cross-entropy's own.
-        teacher: the teacher's probability of the label ``[samples]``.
-        student: the student's ``[samples]``.
-    """
-
-    weights: np.ndarray
-    teacher: np.ndarray
-    student: np.ndarray
-
-    def quantile(self, share: float) -> float:
-        """Return the weight below which a share of the samples lies."""
-        return float(np.quantile(self.weights, share))
-
-    @property
-    def negative(self) -> float:
-        """Share of samples on which the teacher pulls away from the label."""
-        return float((self.weights < 0).mean())
-
-    @property
-    def spread(self) -> float:
-        """Upper less lower quartile: 0 where the teacher tells no sample from another."""
-        return self.quantile(0.75) - self.quantile(0.25)
 
 
 def rescaling(found: Answers, *, share: float = 1.0, temperature: float = 1.0) -> Rescaling:
@@ -63,22 +34,11 @@ def rescaling(found: Answers, *, share: float = 1.0, temperature: float = 1.0) -
     Raises:
         DataError: there are no answers of a teacher.
     """
-    import torch
-
-    from limbeck.functional import gradient_rescaling
-
     if found.teacher is None:
         raise DataError("no answers of a teacher: a gradient is rescaled by a teacher only")
-    student, teacher = (
-        torch.from_numpy(np.asarray(one, dtype=np.float64))
-        for one in (found.student, found.teacher)
+    return rescaling_between(
+        found.student, found.teacher, found.targets, share=share, temperature=temperature
     )
-    targets = torch.from_numpy(np.asarray(found.targets, dtype=np.int64))
-    options = {"share": share, "temperature": temperature}
-    weights = gradient_rescaling(student, teacher, targets, **options)
-    rows = np.arange(len(targets))
-    at_label = [softmax(one)[rows, found.targets] for one in (found.teacher, found.student)]
-    return Rescaling(weights.numpy(), *at_label)
 
 
 def probe_run(folder: Path | str, *, share: float = 1.0, temperature: float = 1.0) -> Rescaling:
@@ -116,15 +76,21 @@ def rescaling_table(rows: Sequence[tuple[Arm, Rescaling]]) -> Table:
         Column("median", "Median"),
         Column("upper", "Upper quartile"),
         Column("negative", "Below 0, %"),
+        Column("rank_correlation", "Rank correlation"),
     )
     body = []
     for arm, found in rows:
         values = [found.quantile(share) for share in (0.25, 0.5, 0.75)]
         cells = [Cell(number(value, 3), value) for value in values]
         below = Cell(number(100 * found.negative, 1), found.negative)
-        body.append(Row((Cell(arm.label), *cells, below)))
-    note = "Weights of the knowledge term alone, at temperature 1, on the test samples."
-    return Table(columns, tuple(body), "How the teacher rescales gradients", (note,))
+        order = Cell(number(found.rank_correlation, 2), found.rank_correlation)
+        body.append(Row((Cell(arm.label), *cells, below, order)))
+    notes = (
+        "Weights of the knowledge term alone, at temperature 1, on the test samples.",
+        "Rank correlation (Spearman's) is that of the weight and the teacher's probability of the"
+        " label.",
+    )
+    return Table(columns, tuple(body), "How the teacher rescales gradients", notes)
 
 
 def rescaling_plot(arm: Arm, found: Rescaling) -> Plot:
@@ -139,9 +105,13 @@ def rescaling_plot(arm: Arm, found: Rescaling) -> Plot:
         axes.set(xlim=(0, 1), ylim=(LOWEST - 0.05, 1.05))
         axes.set(xlabel="teacher's probability of the label", ylabel="weight of the gradient")
         numbers = ", ".join(number(found.quantile(share), 2) for share in (0.25, 0.5, 0.75))
-        text = f"Gradient weights of {arm.label}: quartiles {numbers}."
+        order = number(found.rank_correlation, 2)
+        text = f"Gradient weights of {arm.label}: quartiles {numbers}, rank correlation {order}."
         svg = plots.to_svg(figure, text, f"rescaling-{arm.index}")
     thinned = f" One sample in {step} is drawn." if step > 1 else ""
     lowest = number(LOWEST, 0)
-    caption = f"Quartiles {numbers}. Weights below {lowest} are drawn at {lowest}.{thinned}"
+    caption = (
+        f"Quartiles {numbers}; rank correlation {order}. Weights below {lowest} are drawn at"
+        f" {lowest}.{thinned}"
+    )
     return Plot(svg, arm.label, caption)
