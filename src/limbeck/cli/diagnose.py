@@ -69,11 +69,8 @@ def diagnose(
     [bold]Examples[/bold]
 
     limbeck diagnose runs/plain-0 --teacher runs/early-0
-    limbeck diagnose runs/kd-0 --step 0.05 --json
-
     limbeck diagnose runs/sst2-gkd-0 --loyalty
     limbeck diagnose runs/e2kd-0 --explanations --explainer input_gradient
-
     limbeck diagnose runs/kd-0 --knowledge
     """
     from limbeck.diagnostics import telling
