@@ -120,6 +120,48 @@ def test_alpha_0_ranks_by_value_alone_and_more_use_wins_a_tie():
     assert kept(0.03, [1.0, 1.0, 1.0, 1.0]) == [1, 2, 3]  # the least used leaves
 
 
+def test_dropping_the_highest_is_the_order_turned_round():
+    values = [0.5, 2.0, 1.0, 1.7, 0.1, 1.2]
+    runtime, view = at_work(6, stage_epochs=1, tau=0.34, drop="highest", alpha=0.0, eps_max=0.0)
+    view = stage(runtime, view, 0, 2)
+    with_values(runtime, values, [1, 1, 1, 0, 1, 1])  # sample 3 was never used: it stays
+    assert stage(runtime, view, 1, 2).indices.tolist() == [0, 2, 3, 4, 5]
+
+
+def random_choice(seed: int, epoch: int, size: int = 400) -> set[int]:
+    runtime, view = at_work(size, stage_epochs=2, tau=0.4, drop="random", eps_max=0.0)
+    view = runtime.examples(view, Context(epoch=0, epochs=6, seed=seed))
+    with_values(runtime, torch.rand(size).tolist(), [1] * size)  # values have no say
+    return set(runtime.examples(view, Context(epoch=epoch, epochs=6, seed=seed)).indices.tolist())
+
+
+def test_random_dropping_follows_seed_and_epoch_alone():
+    second, third = random_choice(1, 2), random_choice(1, 4)
+    assert (len(second), len(third)) == functional.keep_schedule(400, 0.4, 6, 2)[1:]
+    assert second == random_choice(1, 2) != random_choice(2, 2)
+    assert third - second, "drawn anew: some come back"
+    shares = torch.zeros(400)
+    for seed in range(60):
+        shares[list(random_choice(seed, 4, 400))] += 1 / 60
+    assert abs(float(shares.mean()) - 0.6) < 1e-6
+    # A binomial's spread over samples; were some preferred it would be wider.
+    assert float(shares.std()) == pytest.approx((0.6 * 0.4 / 60) ** 0.5, rel=0.2)
+
+
+@pytest.mark.parametrize("drop", ["highest", "random"])
+def test_mixing_goes_by_the_order_of_dropping(drop):
+    images = torch.rand(12, 1, 2, 2)
+    runtime, view = at_work(12, images, stage_epochs=1, tau=0.5, drop=drop)
+    view = stage(runtime, view, 0, 2)
+    with_values(runtime, [float(i) for i in range(12)], [1] * 12)
+    mixed = stage(runtime, view, 1, 2)
+    assert len(mixed) == 9
+    assert mixed.changed.sum() == 2  # three leave, three are borderline, the best of them stays
+    if drop == "highest":
+        assert mixed.indices.tolist() == list(range(9))
+        assert mixed.changed[mixed.indices].nonzero().squeeze(1).tolist() == [7, 8]
+
+
 def test_a_dropped_sample_can_come_back():
     runtime, view = at_work(6, stage_epochs=1, tau=0.5, eps_max=0.0)
     view = stage(runtime, view, 0, 3)
@@ -246,7 +288,7 @@ def test_it_asks_for_an_index_and_one_student():
 
 @pytest.mark.parametrize(
     ("key", "value"), [("tau", 0.0), ("tau", 1.1), ("stage_epochs", 0), ("eps_max", 2.0),
-                       ("mixing", "mixup")]
+                       ("mixing", "mixup"), ("drop", "first")]
 )  # fmt: skip
 def test_values_without_a_meaning_are_refused(key, value):
     with pytest.raises(MethodError, match=rf"method\.{key}: expected"):
@@ -258,5 +300,5 @@ def test_defaults_are_those_of_the_authors_readme():
     chosen = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
     assert chosen == {
         "weight": 1.0, "teacher": None, "tau": 0.7, "stage_epochs": 40, "alpha": 0.03,
-        "eps_max": 0.3, "mixing": "convex",
+        "eps_max": 0.3, "mixing": "convex", "drop": "lowest",
     }  # fmt: skip

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "studies"))
-from tiny_study import TEACHER, pretend_all, tiny
+from tiny_study import TEACHER, pretend, pretend_all, tiny
 
 from limbeck.reports.study import render_study, write_study
 from limbeck.reports.study_tables import (
@@ -70,6 +70,21 @@ def test_the_arms_table_says_what_was_chosen(results: StudyResults) -> None:
     assert "temperature=1" in kd
     assert [row.kind for row in table.rows] == ["baseline", "arm"]
     assert "Every arm had 2 trials on 1 seed" in table.notes[0]
+
+
+def test_the_arms_table_tells_what_an_arm_cost(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path)
+    plan = plan_study(load_study(tiny(seeds=[0, 1, 2])))
+    pretend_all(plan, folder, {"plain": PLAIN, "kd": KD}, "accuracy")
+    for seed, seen in enumerate((1200, 1000, 1300)):  # KD's runs are of an older Limbeck: not told
+        run = plan.arms[0].trials[0].run(seed)
+        pretend(folder, run, {"accuracy": 0.7}, samples_seen=seen)
+    results = study_results(plan, folder)
+    table = arms_table(results)
+    keys = [column.key for column in table.columns]
+    told = [[row.cells[keys.index(k)].text for k in ("steps", "samples")] for row in table.rows]
+    assert told == [["8", "1,200"], ["8", "–"]]
+    assert [arm["samples_seen"] for arm in results.as_json()["arms"]] == [1200, None]
 
 
 def test_what_is_missing_or_failed_is_told(tmp_path: Path) -> None:

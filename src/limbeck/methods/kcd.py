@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from limbeck import functional
 from limbeck.data.batch import Batch
+from limbeck.data.seeds import counter_uniform
 from limbeck.errors import MethodError
 from limbeck.methods.base import Method, Runtime, Terms
 from limbeck.methods.card import Card, Cost, Paper
@@ -20,6 +21,8 @@ from limbeck.taps.outputs import Outputs
 
 if TYPE_CHECKING:
     from limbeck.data import DataBundle, View
+
+_DROPPING = 0x44524F50  # the stream of drop="random"; augmentations use small numbers
 
 
 @register_method("kcd")
@@ -39,6 +42,9 @@ class KCD(Method):
         alpha: exponent of the bonus for use; 0: no bonus.
         eps_max: largest share of a lost sample in a mixture, in [0, 1]; 0: selection only.
         mixing: "convex" as in the authors' code, or "additive" as eq. 14 is written.
+        drop: which samples leave: those of the "lowest" value (the paper); or, to see what the
+            choice is worth, those of the "highest", or "random" ones, drawn anew at each ranking.
+            Mixing goes by the same order: the last that stay with the first that leave.
     """
 
     tau: float = 0.7
@@ -46,6 +52,7 @@ class KCD(Method):
     alpha: float = 0.03
     eps_max: float = 0.3
     mixing: Literal["convex", "additive"] = "convex"
+    drop: Literal["lowest", "highest", "random"] = "lowest"
 
     card: ClassVar[Card] = Card(
         title="KCD",
@@ -78,6 +85,9 @@ class KCD(Method):
         self.require(self.stage_epochs >= 1, "stage_epochs", "a whole number of at least 1")
         self.require(0 <= self.eps_max <= 1, "eps_max", "a share in [0, 1]")
         self.require(self.mixing in ("convex", "additive"), "mixing", "convex or additive")
+        self.require(
+            self.drop in ("lowest", "highest", "random"), "drop", "lowest, highest or random"
+        )
 
     def prepare(
         self, student: nn.Module, teachers: Mapping[str, Any], data: DataBundle | None, ctx: Context
@@ -137,17 +147,26 @@ class KCDRuntime(Runtime):
         sizes = functional.keep_schedule(len(people), method.tau, ctx.epochs, method.stage_epochs)
         if sizes[stage] == len(people):
             return view
+        ranked = people[functional.ranking(self._score(people, ctx))]
+        chosen = ranked[: sizes[stage]]
+        lost = ranked[sizes[stage] : sizes[stage - 1]]
+        mixed = self._mix(view, chosen[len(chosen) - min(len(lost), len(chosen)) :], lost)
+        return mixed.select(chosen.sort().values)
+
+    def _score(self, people: Tensor, ctx: Context) -> Tensor:
+        """Return what samples are ranked by; the highest stay."""
+        method = cast(KCD, self.method)
+        if method.drop == "random":  # a function of seed, epoch and sample: alike on every rank
+            return counter_uniform(ctx.seed, ctx.epoch, people, _DROPPING)
         score = functional.cost_aware_score(
             self.mean.cpu()[people],
             self.visits.cpu()[people],
             alpha=method.alpha,
             stage_epochs=method.stage_epochs,
         )
-        ranked = people[functional.ranking(score)]
-        chosen = ranked[: sizes[stage]]
-        lost = ranked[sizes[stage] : sizes[stage - 1]]
-        mixed = self._mix(view, chosen[len(chosen) - min(len(lost), len(chosen)) :], lost)
-        return mixed.select(chosen.sort().values)
+        if method.drop == "highest":  # what was never used still stays
+            return torch.where(score == torch.inf, score, -score)
+        return score
 
     def _mix(self, view: View, borderline: Tensor, lost: Tensor) -> View:
         """Overlay the borderline samples with mixtures, best with best (eq. 14, 15)."""

@@ -183,6 +183,7 @@ def arms_table(results: StudyResults) -> Table:
         *(Column(metric.key, metric.heading, rank=3) for metric in beside),
         Column("setting", "Chosen setting", numeric=False, rank=1),
         Column("steps", "Steps", rank=3),
+        Column("samples", "Samples seen", rank=4),
         Column("seconds", "Seconds", rank=4),
     )
     rows = tuple(_arm_row(label, arm, main, beside) for label, arm in distinct_arms(results))
@@ -212,6 +213,7 @@ def _shared_label(arms: list[ArmResults]) -> str:
 def _arm_row(label: str, arm: ArmResults, main: Metric, beside: list[Metric]) -> Row:
     teacher = arm.teacher(main.key)
     steps, seconds = arm.middle("steps"), arm.middle("seconds")
+    samples = arm.middle("samples_seen")
     setting = "none: every trial failed" if arm.failed and not arm.chosen else "–"
     cells = (
         Cell(label),
@@ -221,6 +223,7 @@ def _arm_row(label: str, arm: ArmResults, main: Metric, beside: list[Metric]) ->
         *(estimate_cell(metric, arm.estimate(metric.key)) for metric in beside),
         Cell(arm.chosen.label if arm.chosen else setting),
         Cell("–" if steps is None else f"{steps:,.0f}", steps),
+        Cell("–" if samples is None else f"{samples:,.0f}", samples),
         Cell("–" if seconds is None else number(seconds, 1), seconds),
     )
     return Row(cells, "baseline" if arm.planned.arm.reference else "arm")

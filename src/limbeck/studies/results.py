@@ -83,7 +83,7 @@ class ArmResults:
         return math.fsum(found) / len(found) if found else None
 
     def middle(self, key: str) -> float | None:
-        """Return the median over seeds of a number in the summary: ``seconds``, ``steps``."""
+        """Return the median over seeds of a number in the summary (``seconds``, ``steps``, …)."""
         found = [s[key] for s in self.summaries.values() if isinstance(s.get(key), int | float)]
         return float(statistics.median(found)) if found else None
 
@@ -300,6 +300,7 @@ def _arm_json(arm: ArmResults) -> dict[str, Any]:
             for e in [arm.estimate(key)]
         },
         "steps": arm.middle("steps"),
+        "samples_seen": arm.middle("samples_seen"),
         "seconds": _number(arm.middle("seconds")),
     }
 
