@@ -172,7 +172,10 @@ def test_what_a_report_finds_in_the_folders(home):
     [
         (["--explainer", "gradcam"], "--explainer: belongs to --explanations"),
         (["--split", "test"], "--split: belongs to --explanations"),
-        (["--explanations", "--loyalty"], "--loyalty and --explanations: each is a question of its own"),
+        (
+            ["--explanations", "--loyalty"],
+            "--loyalty and --explanations: each is a question of its own",
+        ),
         (["--explanations", "--explainer", "gradcamm"], "did you mean 'gradcam'"),
         (["--explanations", "--split", "tset"], "one of the splits train, validation, test"),
     ],
