@@ -167,7 +167,7 @@ def test_a_file_names_its_lines_and_finds_its_claims(tmp_path: Path) -> None:
 def test_the_schema_knows_what_the_study_knows() -> None:
     schema = study_schema()
     assert set(schema["properties"]) >= {"recipe", "arms", "axes", "compare", "scales"}
-    assert schema["required"] == ["recipe", "arms"]
+    assert schema["anyOf"] == [{"required": ["recipe", "arms"]}, {"required": ["extends"]}]
     assert schema["additionalProperties"] is False
     assert {"type": "string"} in schema["properties"]["claims"]["anyOf"]
 

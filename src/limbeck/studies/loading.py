@@ -13,11 +13,11 @@ from pydantic import TypeAdapter
 
 from limbeck.engine.evaluate import HIGHER_IS_BETTER
 from limbeck.errors import RecipeError, unknown
-from limbeck.recipe.paths import absolute
 from limbeck.recipe.plain import as_plain
 from limbeck.recipe.reading import name_from, named, read_document
 from limbeck.recipe.validation import validate_as
 from limbeck.studies import properties
+from limbeck.studies.extending import with_extended
 from limbeck.studies.schema import TEACHER, Scale, Study
 
 _ADDRESS = "https://json-schema.org/draft/2020-12/schema"
@@ -30,7 +30,8 @@ class LoadedStudy:
     Attributes:
         study: as it is run: the scale applied.
         whole: as it is written: its claims are those that are written down beforehand.
-        folder: where its relative paths start from.
+        folder: where its relative paths start from: its own folder, or that of the study at the
+            root of those that it extends.
         source: its file; None where it came from Python.
         scale: name of the scale; None: the study as written.
         left_out: what the scale leaves out, in words.
@@ -54,7 +55,8 @@ def _adapter() -> TypeAdapter[Study]:
 def study_schema() -> dict[str, Any]:
     """Return the JSON schema of a study, for editors."""
     document = _adapter().json_schema()
-    document["required"] = [key for key in document["required"] if key != "name"]
+    needed = [key for key in document.pop("required") if key != "name"]
+    document["anyOf"] = [{"required": needed}, {"required": ["extends"]}]
     claims = document["properties"]["claims"]
     document["properties"]["claims"] = {"anyOf": [{"type": "string"}, claims]}
     for schema in (document, *document.get("$defs", {}).values()):
@@ -91,9 +93,8 @@ def load_study(
         document.setdefault("name", name_from(path) if path.stem != "study" else _parent(path))
         start = path.parent
     with named(path):
-        claims = document.get("claims")
-        if isinstance(claims, str):
-            document["claims"] = read_document(Path(absolute(claims, start)))[0]
+        chain = () if path is None else (path.resolve(),)
+        document, start = with_extended(document, start, chain)
         study = validate_as(_adapter(), Study, document, lines)
         _check(study)
         loaded = LoadedStudy(study, study, start.resolve(), path)

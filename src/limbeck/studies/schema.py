@@ -224,6 +224,8 @@ class Study:
         name: the study's name; None: that of its file.
         version: format version, 1.
         description: what is asked, for people.
+        extends: the file of a study that this one changes; what is not said here is as it stands
+            there (:mod:`limbeck.studies.extending`).
         recipe: the recipe that all runs start from: a file, or written out.
         seeds: one run of every arm for each.
         arms: what is compared.
@@ -241,6 +243,7 @@ class Study:
     version: Annotated[int, AfterValidator(checkers.version)] = FORMAT
     name: Annotated[str, AfterValidator(checkers.run_name)]
     description: str = ""
+    extends: str | None = None
     recipe: Annotated[
         str | Mapping[str, Any],
         PlainValidator(_file_or_mapping),
