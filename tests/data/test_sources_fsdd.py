@@ -1,6 +1,7 @@
 """Spoken digits: spectrograms against naive loops, one content in two forms of files, errors."""
 
 import math
+import re
 import shutil
 import wave
 from pathlib import Path
@@ -13,6 +14,7 @@ import limbeck as lb
 from limbeck.data import DataBundle, load_data
 from limbeck.data.sources.mel import FLOOR, log_mel, mel_bands, num_samples
 from limbeck.errors import DataError, RecipeError
+from limbeck.models import CNN
 
 ARCHIVE = "fsdd_8k_int16.npz"
 PARTS = {"train": 2_400, "validation": 300, "test": 300}
@@ -125,12 +127,22 @@ def whole(bundle: DataBundle, part: str) -> tuple[torch.Tensor, torch.Tensor]:
     return batch.inputs, batch.targets
 
 
+def logarithms(bundle: DataBundle, part: str) -> np.ndarray:
+    """The part's inputs before they were standardised, by what ``describe`` says, float64."""
+    told = re.search(r"mean (\S+), std (\S+) in train", bundle.describe())
+    assert told is not None
+    mean, spread = map(float, told.groups())
+    return whole(bundle, part)[0][:, 0].double().numpy() * spread + mean
+
+
 def test_a_folder_of_wav_files(folder: Path) -> None:
     bundle = load(folder)
-    assert bundle.describe() == (
+    line = bundle.describe()
+    assert line.startswith(
         "fsdd: classification, 10 classes, input 1x40x8; train 8; validation 4; test 4; "
-        "16 of 3,000 recordings"
+        "log-mel power, standardised: mean "
     )
+    assert line.endswith(" in train; 16 of 3,000 recordings")
     assert bundle.group_names == ("anna", "theo")
     assert whole(bundle, "train")[1].tolist() == [0, 0, 0, 0, 7, 7, 7, 7]
     assert bundle.groups["train"].tolist() == [0, 0, 1, 1, 0, 0, 1, 1]
@@ -139,13 +151,13 @@ def test_a_folder_of_wav_files(folder: Path) -> None:
     assert len(sound) > num_samples(8)  # cut off at the end
     place = bundle.groups["test"].tolist().index(0, 2)
     expected = naive_log_mel(sound[: num_samples(8)] / 32_768)
-    found = whole(bundle, "test")[0][place, 0].double().numpy()
+    found = logarithms(bundle, "test")[place]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
-    padded = whole(load(folder, frames=30), "test")[0][place, 0].double().numpy()
+    padded = logarithms(load(folder, frames=30), "test")[place]
     np.testing.assert_allclose(padded[:, :8], expected, rtol=0, atol=1e-4)
     last = math.ceil(len(sound) / 80)
-    np.testing.assert_allclose(padded[:, last:], math.log(1e-6), rtol=1e-6)
-    assert padded[:, last - 1].min() > math.log(1e-6)
+    np.testing.assert_allclose(padded[:, last:], math.log(1e-6), rtol=0, atol=1e-4)
+    assert padded[:, last - 2].min() > math.log(1e-6) + 1
 
 
 def test_classes_of_digit_and_speaker(folder: Path) -> None:
@@ -179,9 +191,12 @@ def test_options_of_every_source_reach_it(folder: Path) -> None:
     assert [len(view) for view in bundle.splits.values()] == [6, 2, 4]
     assert len(bundle.relabelled) == 3
     names = {next(iter(step)) for step in bundle.augment_train.spec}
-    assert names == {"noise", "cutout", "mixup", "normalize"}
+    assert names == {"noise", "cutout", "mixup"}
     # statistics are those of all training takes, whatever is drawn from them
-    assert bundle.normalization == load(folder).normalization
+    all_of_them = load(folder)
+    for part in PARTS:
+        one, two = bundle.splits[part].samples, all_of_them.splits[part].samples
+        assert torch.equal(one.inputs, two.inputs)
 
 
 @pytest.mark.parametrize(
@@ -328,7 +343,7 @@ def bundle(real: Path) -> DataBundle:
 def test_parts_are_whole_takes_of_every_class(bundle: DataBundle, real: Path) -> None:
     assert {part: len(view) for part, view in bundle.splits.items()} == PARTS
     assert bundle.input_shape == (1, 40, 64)
-    assert bundle.describe().endswith("test 300")
+    assert bundle.describe().endswith(" in train")
     for part, size in PARTS.items():
         inputs, targets = whole(bundle, part)
         assert inputs.shape == (size, 1, 40, 64)
@@ -337,9 +352,9 @@ def test_parts_are_whole_takes_of_every_class(bundle: DataBundle, real: Path) ->
     every = torch.cat([whole(bundle, part)[0].flatten(1) for part in PARTS])
     assert len(every.unique(dim=0)) == 3_000  # no recording is in two parts
     train = whole(bundle, "train")[0].double()
-    assert bundle.normalization is not None
-    assert bundle.normalization.mean[0] == pytest.approx(float(train.mean()), abs=1e-4)
-    assert bundle.normalization.std[0] == pytest.approx(float(train.std()), abs=1e-4)
+    assert float(train.mean()) == pytest.approx(0, abs=1e-4)
+    assert float(train.std()) == pytest.approx(1, abs=1e-4)
+    assert bundle.normalization is None  # these are no pixels in [0, 1]
 
 
 def test_a_wav_folder_and_the_archive_give_equal_samples(real: Path, tmp_path: Path) -> None:
@@ -375,12 +390,12 @@ def test_a_smaller_training_part_is_balanced_and_seeded(real: Path) -> None:
 @pytest.mark.slow
 def test_a_small_network_learns_the_digits(real: Path) -> None:
     run = lb.distill(
-        student={"model": "cnn", "channels": [8, 16, 32]},
+        student=CNN(10, (1, 40, 64), channels=(8, 16, 32, 64)),
         data=load_data("fsdd", root=str(real)),
         method="plain",
-        epochs=6,
-        batch_size=32,
+        epochs=4,
+        batch_size=16,
         quiet=True,
     )
     assert run.metrics["accuracy"] > 0.8
-    assert 0 < run.metrics["worst_group_accuracy"] < run.metrics["accuracy"]
+    assert 0.5 < run.metrics["worst_group_accuracy"] <= run.metrics["accuracy"]

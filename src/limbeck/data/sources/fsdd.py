@@ -37,9 +37,10 @@ def fsdd(
 
     Of 3,000 recordings, takes 0 to 4 are test (300), as published; of the others, 5 to 9 are
     validation (300), the rest train (2,400). Inputs are log-mel spectrograms
-    ``[1, 40, frames]`` (see ``log_mel``: 25 ms windows, every 10 ms), of the beginning of each
-    recording, or of all of it and the silence after. ``groups`` are the speakers. Of the
-    augmentations those that move pixels of images are refused. Nothing is fetched.
+    ``[1, 40, frames]`` (see ``log_mel``: 25 ms windows, every 10 ms) of the beginning of each
+    recording, or of all of it and the silence after, standardised by the train part.
+    ``groups`` are the speakers. Of the augmentations those that move pixels of images are
+    refused. Nothing is fetched.
 
     Args:
         root: folder, or the folder above ``fsdd``, ``audio-fsdd`` or
@@ -65,7 +66,12 @@ def fsdd(
     speakers, count = heard.speakers, len(heard.speakers)
     both = classes == "digit-speaker"
     targets = count * heard.digit + heard.speaker if both else heard.digit
-    parts = {part: Spectrograms(heard.waves[of], targets[of]) for part, of in rows.items()}
+    logarithms = {part: mel.log_mel(heard.waves[of])[:, None] for part, of in rows.items()}
+    statistics = _statistics(logarithms["train"])
+    parts = {
+        part: Spectrograms(heard.waves[of], logarithms[part], targets[of], statistics)
+        for part, of in rows.items()
+    }
     pairs = torch.arange(10 * count)
     used = sum(len(part) for part in parts.values())
     return bundle_from(
@@ -74,34 +80,38 @@ def fsdd(
         parts["test"],
         task="classification",
         class_names=[f"{d} {who}" for d in DIGITS for who in speakers] if both else DIGITS,
-        normalization=_statistics(parts["train"].spectrograms),
         superclasses={"digit": pairs // count, "speaker": pairs % count} if both else {},
         groups={part: heard.speaker[of] for part, of in rows.items()},
         group_names=speakers,
-        notes=() if used == WHOLE else (f"{used:,} of {WHOLE:,} recordings",),
+        notes=_notes(statistics, used),
         name="fsdd",
         **common_options(common),
     )
 
 
 class Spectrograms(TensorSamples):
-    """Recordings held as log-mel spectrograms ``[n, 1, 40, frames]``, float32.
+    """Recordings held as standardised log-mel spectrograms, float32.
 
     Their identity is that of the recordings: the logarithms' last bits differ between machines.
 
     Args:
         waves: int16 ``[n, samples]``.
+        logarithms: ``[n, 1, 40, frames]``: ``log_mel`` of these.
         targets: int64 ``[n]``.
+        statistics: of the logarithms, which are no pixels in [0, 1]: networks and exported files
+            are given (x - mean) / std.
     """
 
-    def __init__(self, waves: Tensor, targets: Tensor) -> None:
-        self.waves = waves
-        self.spectrograms = mel.log_mel(waves)[:, None]
-        super().__init__(self.spectrograms, targets)
+    def __init__(
+        self, waves: Tensor, logarithms: Tensor, targets: Tensor, statistics: Normalize
+    ) -> None:
+        super().__init__(statistics(logarithms), targets)
+        self.waves, self.statistics = waves, statistics
 
     def digest(self) -> str:
-        """Return the sha256 of the recordings, the targets, and how spectrograms are made."""
-        made = f"log-mel {mel.RATE} {mel.WINDOW} {mel.HOP} {mel.FFT} {mel.BANDS} {mel.FLOOR}"
+        """Return the sha256 of the recordings, the targets, and how inputs are made of them."""
+        form = (mel.RATE, mel.WINDOW, mel.HOP, mel.FFT, mel.BANDS, mel.FLOOR)
+        made = f"log-mel {form} {self.statistics}"
         content = hash_tensors(self.waves, self.targets)
         return hashlib.sha256(f"{made}|{content}".encode()).hexdigest()
 
@@ -123,6 +133,12 @@ def _statistics(spectrograms: Tensor) -> Normalize:
     if spread == 0:
         raise DataError("all training recordings are silent")
     return Normalize((mean,), (spread,))
+
+
+def _notes(statistics: Normalize, used: int) -> tuple[str, ...]:
+    mean, spread = statistics.mean[0], statistics.std[0]
+    told = f"log-mel power, standardised: mean {mean:.4f}, std {spread:.4f} in train"
+    return (told,) if used == WHOLE else (told, f"{used:,} of {WHOLE:,} recordings")
 
 
 def _check_steps(augment: Sequence[Step]) -> None:
