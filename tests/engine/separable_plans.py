@@ -12,6 +12,7 @@ from limbeck.methods import as_methods
 from limbeck.models import Cohort, build_model
 from limbeck.teachers.base import Teacher
 from limbeck.teachers.live import LiveTeacher
+from limbeck.teachers.online import OnlineTeacher
 from limbeck.teachers.peers import PeersTeacher
 from limbeck.teachers.snapshot import SnapshotTeacher
 
@@ -23,6 +24,7 @@ PLANS = {
         "kd",
     ],
     "dml": ["dml"],
+    "online": ["kd"],
     "e2kd": ["e2kd"],
     "kcd": ["kd", {"name": "kcd", "stage_epochs": 1, "tau": 0.6}],
     "backward": ["kd", {"name": "backward", "rounds": 1}],
@@ -45,6 +47,8 @@ def network(*channels: int) -> nn.Module:
 def _teachers(name: str, network: nn.Module) -> dict[str, Teacher]:
     if name == "dml":
         return {"peers": PeersTeacher()}
+    if name == "online":
+        return {"teacher": OnlineTeacher(network)}
     return {"teacher": SnapshotTeacher() if name == "svrg" else LiveTeacher(network)}
 
 

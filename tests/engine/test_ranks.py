@@ -17,6 +17,7 @@ from torch import Tensor
 from limbeck.engine.running import run_plan
 
 ALL = [*PLANS, *COUPLED]
+KEPT = ("student", "runtime", "teacher", "view")
 JOB = Path(__file__).with_name("ddp_job.py")
 
 
@@ -37,7 +38,7 @@ def final_tensors(run: Path) -> dict[str, Tensor]:
     """Weights of student and adapters, and values, in the last checkpoint."""
     last = sorted((run / "checkpoints").glob("step-*"))[-1]
     tensors = load_file(last / "tensors.safetensors")
-    kept = {k: v for k, v in tensors.items() if k.startswith(("student", "runtime", "view"))}
+    kept = {k: v for k, v in tensors.items() if k.startswith(KEPT)}
     # a digest of weights: those that are equal to rounding have another
     return {k: v for k, v in kept.items() if not k.endswith("taken_of")}
 

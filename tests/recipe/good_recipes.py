@@ -87,6 +87,12 @@ GOOD: dict[str, dict[str, Any]] = {
         "method": "kd",
         "train": {"precision": "bfloat16", "views": 4},
     },
+    "online": {
+        "data": "digits",
+        "teacher": {"online": "cnn"},
+        "student": ["mlp", "mlp"],
+        "method": [{"name": "kd", "teacher": "teacher"}, "dml"],
+    },
     "snapshot": {
         "data": "digits",
         "teacher": {"snapshot": {"every": 2}},

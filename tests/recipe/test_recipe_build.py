@@ -115,6 +115,7 @@ def test_forms_of_teachers() -> None:
         "rule": {"virtual": {"correct": 0.8}},
         "past": {"snapshot": {"every": 2, "start": 3}},
         "mean": {"ema": {"decay": 0.9}},
+        "beside": {"online": {"model": "cnn", "channels": [8, 16]}},
         "plain": MODEL_TEACHER,
     }
     plan = _plan({"teachers": teachers, "method": {"name": "kd", "teacher": "several"}})

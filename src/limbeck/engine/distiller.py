@@ -178,6 +178,7 @@ class Distiller:
             runtime.synchronize(ctx)
             runtime.epoch_end(ctx)
         self.world.align(self.parts.student)
+        self.world.align(self.parts.module.learners)
         for teacher in self.parts.teachers.values():
             teacher.epoch_end(self.parts.student, ctx)
         self._flush()

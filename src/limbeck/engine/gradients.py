@@ -71,7 +71,11 @@ def shape_gradients(
             deltas = runtime.gradients(ctx)
             _add(members[ctx.member], deltas, runtime.method)
     if clip_norm is not None:
-        nn.utils.clip_grad_norm_(module.parameters(), clip_norm)
+        learners = [list(one.parameters()) for one in module.learners.values()]
+        theirs = {id(parameter) for one in learners for parameter in one}
+        ours = [one for one in module.parameters() if id(one) not in theirs]
+        for parameters in (ours, *learners):  # a teacher's step is its own
+            nn.utils.clip_grad_norm_(parameters, clip_norm)
 
 
 def _add(member: nn.Module, deltas: Mapping[str, Tensor], method: Method) -> None:

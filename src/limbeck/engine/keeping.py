@@ -109,6 +109,7 @@ class Keeper:
         for runtime in run.parts.module.each_runtime():
             runtime.synchronize(run.parts.ctx)
         run.world.align(run.parts.student)
+        run.world.align(run.parts.module.learners)
         log = run.logbook.state()
         run.world.lead(lambda: self._write(*log))
 

@@ -79,6 +79,10 @@ class Voices:
             return teacher.hear(student, member)
         return teacher.to_member(self._ask_once(name), member).detach()
 
+    def own(self, name: str) -> Outputs:
+        """Return the outputs of a teacher that learns, with their graph."""
+        return self._ask_once(name)
+
     def again(
         self,
         member: int,
@@ -122,7 +126,8 @@ class StepModule(nn.Module):
         teachers: teachers by name; not part of the module's state.
         ctx: the context that seams see.
         task_weight: weight of the task term.
-        with_graph: teachers whose ordinary pass keeps a graph from taps to logits.
+        with_graph: teachers whose ordinary pass keeps a graph from taps to logits; those that
+            learn beside the student are added.
         rows: samples in a full batch; teachers are asked about smaller ones as about a full one.
     """
 
@@ -147,7 +152,10 @@ class StepModule(nn.Module):
         self._teachers = teachers
         self._ctx = ctx
         self._task_weight = task_weight
-        self._with_graph = with_graph
+        self.learners = nn.ModuleDict(
+            {name: one.learner for name, one in teachers.items() if one.learner is not None}
+        )
+        self._with_graph = with_graph | frozenset(self.learners)
         self._rows = rows
         names = [runtime.method.name for runtime in self._groups[0]]
         self._twice = {name for name in names if names.count(name) > 1}
@@ -234,9 +242,25 @@ class StepModule(nn.Module):
             hear = functools.partial(voices.ordinary, student=student, member=index)
             total = total + self._member_loss(index, member, hear, batch, stage, log)
         self.face(0)  # lets go of the batch
+        total = total + self._teachers_loss(voices, batch, len(members), log)
         _add(log, "loss", total)
         scale = self._ctx.world_size
         return total * scale, {name: value / len(members) for name, value in log.items()}
+
+    def _teachers_loss(
+        self, voices: Voices, batch: Batch, members: int, log: dict[str, Tensor]
+    ) -> Tensor | float:
+        """Return the task terms of the teachers that learn beside the student."""
+        total: Tensor | float = 0.0
+        for name in self.learners:
+            logits = voices.own(name).logits
+            if batch.targets is None:
+                total = total + 0.0 * logits.sum()  # every parameter takes part in every step
+                continue
+            value = task_loss(self._ctx.task, logits, batch.targets)
+            total = total + batch.label_share * value
+            _add(log, f"{name}_task", value, members * batch.label_share)
+        return total
 
     def _member_loss(
         self,

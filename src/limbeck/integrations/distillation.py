@@ -29,7 +29,7 @@ from limbeck.integrations.reading import (
     read_student,
     task_of,
 )
-from limbeck.integrations.refusals import refuse_methods, refuse_runtimes
+from limbeck.integrations.refusals import refuse_methods, refuse_runtimes, refuse_teachers
 from limbeck.integrations.state import Remembering
 from limbeck.methods import Method, as_methods
 from limbeck.methods.base import Runtime
@@ -113,6 +113,7 @@ class Distillation(Remembering):
         refuse_methods(self.methods, num_students=len(members_of(student)))
         past = any(one.teacher == "self" for one in self.methods)
         self.teachers = as_teachers(teacher, len(members_of(student)) > 1, forward, past)
+        refuse_teachers(self.teachers)
         self.task = task or (data.task if data else task_of(example, labels))
         self.terms: dict[str, Tensor] = {}
         self._data, self._labels, self._steps, self._seed = data, labels, steps, seed

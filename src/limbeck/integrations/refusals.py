@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from limbeck.errors import MethodError
+from limbeck.errors import MethodError, TeacherError
 from limbeck.methods.base import Method, Runtime
+from limbeck.teachers import Teacher
 
 WAY_OUT = "use limbeck.distill"
 
@@ -22,6 +23,20 @@ def refuse_methods(methods: Sequence[Method], *, num_students: int) -> None:
             raise MethodError(
                 f"method {method.name}: needs several students that learn together, got one; give "
                 f"limbeck.Distillation or a Lightning DistillationModule a list, or {WAY_OUT}"
+            )
+
+
+def refuse_teachers(teachers: Mapping[str, Teacher]) -> None:
+    """Raise TeacherError for teachers that another loop's optimiser would not train.
+
+    Args:
+        teachers: by name.
+    """
+    for name, teacher in teachers.items():
+        if teacher.learner is not None:
+            raise TeacherError(
+                f"teachers.{name}: an online teacher is trained by Limbeck's own loop; {WAY_OUT}, "
+                "or give a teacher that has been trained"
             )
 
 

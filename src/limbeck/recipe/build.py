@@ -166,14 +166,15 @@ def _student(
     recipe: Recipe, data: DataBundle, allow_code: bool
 ) -> tuple[Callable[[], nn.Module], Any]:
     """Return how to make the student, and how to rebuild it from its folder."""
-    makers = [_maker(student, data, allow_code) for student in recipe.students]
+    makers = [maker_of(student, data, allow_code) for student in recipe.students]
     specs = [_spec(student, data) for student in recipe.students]
     if recipe.is_cohort:
         return lambda: Cohort([make() for make in makers]), specs
     return makers[0], specs[0]
 
 
-def _maker(student: StudentModel, data: DataBundle, allow_code: bool) -> Callable[[], nn.Module]:
+def maker_of(student: StudentModel, data: DataBundle, allow_code: bool) -> Callable[[], nn.Module]:
+    """Return what builds a network that is to be trained on these data."""
     return lambda: build_model(
         student.model,
         num_classes=data.num_outputs,

@@ -27,7 +27,7 @@ from limbeck.models.io import (
 )
 from limbeck.models.pretrained_config import pretrained_config
 from limbeck.recipe import schema, teacher_schema
-from limbeck.recipe.build import Workshop, at, same_random_numbers
+from limbeck.recipe.build import Workshop, at, maker_of, same_random_numbers
 from limbeck.recipe.checks import made_on_demand
 from limbeck.recipe.folding import refuse_other_samples, without_fold
 from limbeck.recipe.plain import join_key
@@ -40,6 +40,7 @@ from limbeck.teachers import (
     EmaTeacher,
     EnsembleTeacher,
     LiveTeacher,
+    OnlineTeacher,
     OnnxTeacher,
     PeersTeacher,
     RouteTeacher,
@@ -275,6 +276,16 @@ def _(spec: schema.CachedTeacher, making: Making) -> Teacher:
         name=making.name,
         say=making.say,
     )
+
+
+@make.register
+def _(spec: schema.OnlineTeacher, making: Making) -> Teacher:
+    train = making.recipe.train
+    with at(f"{making.key}.online"), same_random_numbers(making.recipe.seed):
+        network = maker_of(spec.online, making.data, making.workshop.allow_code)()
+    if train.channels_last:
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return OnlineTeacher(network, name=making.name, compile=train.compile)
 
 
 @make.register

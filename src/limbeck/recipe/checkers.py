@@ -29,6 +29,7 @@ TEACHER_KINDS = (
     "crossfit",
     "calibrated",
     "cache",
+    "online",
     "virtual",
     "snapshot",
     "ema",

@@ -25,6 +25,7 @@ from limbeck.recipe.schema import (
     CalibratedTeacher,
     CrossFitTeacher,
     EnsembleTeacher,
+    OnlineTeacher,
     Recipe,
     RouteTeacher,
     Teacher,
@@ -192,6 +193,8 @@ def access_of(teacher: Teacher) -> Access:
         return "features"
     if isinstance(teacher, CalibratedTeacher):
         return access_of(teacher.calibrated)
+    if isinstance(teacher, OnlineTeacher):
+        return "features"
     if isinstance(teacher, RouteTeacher):
         found: Access = "features"
         for one in teacher.route:
@@ -228,6 +231,12 @@ def _check_nested(teacher: Teacher, key: str, recipe: Recipe) -> list[str]:
     for part, one in inside(teacher):
         if isinstance(teacher, CalibratedTeacher | EnsembleTeacher | RouteTeacher):
             _refuse_sparse(one, f"{key}.{part}")
+        merges = isinstance(teacher, CalibratedTeacher | EnsembleTeacher)
+        if merges and isinstance(one, OnlineTeacher):
+            raise TeacherError(
+                f"{key}.{part}: an online teacher learns from its own answers and must stand by "
+                "itself"
+            )
         if isinstance(teacher, RouteTeacher):
             _refuse_changing(one, f"{key}.{part}")
         found += _check_nested(one, f"{key}.{part}", recipe)
@@ -257,17 +266,21 @@ def _check_epoch(inner: Recipe, key: str) -> None:
         )
 
 
+def _changes(teacher: Teacher) -> bool:
+    """Whether a teacher changes by itself during the run."""
+    changing = SnapshotTeacher | EmaTeacher | RouteTeacher | OnlineTeacher
+    return teacher == "peers" or isinstance(teacher, changing)
+
+
 def _refuse_changing(teacher: Teacher, key: str) -> None:
-    changing = isinstance(teacher, SnapshotTeacher | EmaTeacher | RouteTeacher)
-    if teacher == "peers" or changing:
+    if _changes(teacher):
         raise TeacherError(f"{key}: a teacher on a route must not change by itself during the run")
     for part, one in inside(teacher):
         _refuse_changing(one, f"{key}.{part}")
 
 
 def _check_cache(teacher: CachedTeacher, key: str, recipe: Recipe) -> None:
-    changes = isinstance(teacher.cache, SnapshotTeacher | EmaTeacher | RouteTeacher)
-    if teacher.cache == "peers" or changes:
+    if _changes(teacher.cache):
         raise TeacherError(
             f"{key}.cache: this teacher changes during the run, so that its answers cannot be kept"
         )

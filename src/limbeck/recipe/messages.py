@@ -20,10 +20,8 @@ _OWN = "limbeck"
 TAGS = frozenset(
     ["[key]", "<one>", "<several>", "<cohort>", "<peers>", "<data>", "<statistics>"]
     + [f"<{kind}>" for kind in ("model", "run", "train", "ensemble", "route", "crossfit")]
-    + [
-        f"<{kind}>"
-        for kind in ("calibrated", "cache", "virtual", "snapshot", "ema", "sklearn", "onnx")
-    ]
+    + [f"<{kind}>" for kind in ("calibrated", "cache", "online", "virtual", "snapshot", "ema")]
+    + [f"<{kind}>" for kind in ("sklearn", "onnx")]
 )
 """Parts of pydantic's locations that are no keys: which member of a union was meant."""
 _EXPECTED = {

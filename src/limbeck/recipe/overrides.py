@@ -10,7 +10,8 @@ from limbeck.errors import RecipeError, unknown
 from limbeck.recipe.plain import as_plain, join_key, show
 from limbeck.recipe.yaml_text import parse_yaml
 
-_SHORT_FORMS = {"method": "name", "student": "model", "models": "model", "data": "name"}
+_MODELS = ("student", "models", "online")
+_SHORT_FORMS = {"method": "name", "data": "name", **dict.fromkeys(_MODELS, "model")}
 """What a plain text stands for, by the key that it is the value of."""
 
 Overrides = Iterable[str] | Mapping[str, Any]

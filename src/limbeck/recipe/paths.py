@@ -99,6 +99,8 @@ def _teacher(teacher: Any, folder: Path) -> Any:
         found["weights"] = _weights(found.get("model"), found["weights"], folder)
     if isinstance(found.get("model"), str):
         found["model"] = _student(found["model"], folder)
+    if "online" in found:
+        found["online"] = _student(found["online"], folder)
     for key in ("run", "train", "onnx", "folder"):
         if isinstance(found.get(key), str):
             found[key] = absolute(found[key], folder)

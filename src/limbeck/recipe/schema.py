@@ -219,6 +219,17 @@ class CachedTeacher:
     budget: Annotated[int | str | None, PlainValidator(checkers.budget)] = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class OnlineTeacher:
+    """A network that learns from the labels at the same time as the student, and teaches it.
+
+    Args:
+        online: the network, written as a student is; trained by the run's own settings.
+    """
+
+    online: StudentMember
+
+
 Teacher = (
     ModelTeacher
     | RunTeacher
@@ -228,6 +239,7 @@ Teacher = (
     | CrossFitTeacher
     | CalibratedTeacher
     | CachedTeacher
+    | OnlineTeacher
     | VirtualTeacher
     | SnapshotTeacher
     | EmaTeacher
@@ -247,6 +259,7 @@ TeacherField = Annotated[
     | Annotated[CrossFitTeacher, Tag("<crossfit>")]
     | Annotated[CalibratedTeacher, Tag("<calibrated>")]
     | Annotated[CachedTeacher, Tag("<cache>")]
+    | Annotated[OnlineTeacher, Tag("<online>")]
     | Annotated[VirtualTeacher, Tag("<virtual>")]
     | Annotated[SnapshotTeacher, Tag("<snapshot>")]
     | Annotated[EmaTeacher, Tag("<ema>")]

@@ -9,6 +9,7 @@ from limbeck.teachers.crossfit import CrossFitTeacher, cross_fit
 from limbeck.teachers.ema import EmaTeacher
 from limbeck.teachers.ensemble import EnsembleTeacher
 from limbeck.teachers.live import LiveTeacher
+from limbeck.teachers.online import OnlineTeacher
 from limbeck.teachers.onnx import OnnxTeacher
 from limbeck.teachers.peers import PeersTeacher
 from limbeck.teachers.route import RouteTeacher
@@ -25,6 +26,7 @@ __all__ = [
     "EmaTeacher",
     "EnsembleTeacher",
     "LiveTeacher",
+    "OnlineTeacher",
     "OnnxTeacher",
     "PeersTeacher",
     "RouteTeacher",

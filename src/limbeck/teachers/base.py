@@ -119,6 +119,11 @@ class Teacher:
         return None
 
     @property
+    def learner(self) -> nn.Module | None:
+        """What the run trains beside the student, by the labels alone; None: nothing."""
+        return None
+
+    @property
     def forward(self) -> Callable[[Any, Any], Any] | None:
         """``forward(module, batch)`` where ``module`` is not called as ``module(inputs)``."""
         return None
@@ -149,6 +154,21 @@ class Teacher:
 def in_short(teacher: Teacher) -> str:
     """Return what a teacher is, without how its inputs are set up."""
     return teacher.describe().split(";")[0]
+
+
+def refuse_learning(teacher: Teacher, name: str, where: str) -> None:
+    """Refuse a teacher that learns during the run where its own answers would not be heard.
+
+    Args:
+        teacher: one that is to be put into another.
+        name: the other's.
+        where: what the other is, in words.
+    """
+    if teacher.learner is not None:
+        raise TeacherError(
+            f"teachers.{name}: an online teacher learns from its own answers and must stand by "
+            f"itself, not in {where}"
+        )
 
 
 def lesser_access(first: Access, second: Access) -> Access:

@@ -23,7 +23,7 @@ from limbeck.functional import (
 )
 from limbeck.taps.outputs import Outputs
 from limbeck.teachers.answered_maps import apart, with_maps
-from limbeck.teachers.base import Teacher, stated_inputs
+from limbeck.teachers.base import Teacher, refuse_learning, stated_inputs
 from limbeck.teachers.digest import digest_of_parts, tensor_digest
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ class CalibratedTeacher(Teacher):
                 f"teachers.{self.name}: a cache that keeps some classes only cannot be calibrated; "
                 "put the cache around the calibrated teacher"
             )
+        refuse_learning(teacher, self.name, "a calibrated one")
         self.inner = teacher
         self.temperature = temperature
         self.scaling = scaling

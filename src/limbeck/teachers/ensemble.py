@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from limbeck.data.batch import Batch
 from limbeck.errors import TeacherError, unknown
 from limbeck.taps.outputs import Outputs
-from limbeck.teachers.base import Teacher
+from limbeck.teachers.base import Teacher, refuse_learning
 from limbeck.teachers.digest import digest_of_parts
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ class EnsembleTeacher(Teacher):
                 f"teachers.{name}: a member whose cache keeps some classes only cannot be merged; "
                 "put the cache around the ensemble"
             )
+        for member in self.members:
+            refuse_learning(member, name, "an ensemble")
         self.merge = merge
         self.weights = _shares(name, weights, len(self.members))
         self.changes = any(member.changes for member in self.members)
