@@ -46,6 +46,19 @@ def test_validation_and_test_keep_their_labels_and_inputs_stay():
     assert torch.equal(batch.inputs, clean.splits["train"].fetch(every).inputs)
 
 
+def test_validation_labels_are_replaced_where_that_is_asked_for():
+    clean = load_data("digits")
+    noisy = load_data("digits", label_noise={"share": 0.4, "validation": True})
+    usual = load_data("digits", label_noise=0.4)
+    off = labels(clean, "validation") != labels(noisy, "validation")
+    count = len(off)
+    assert int(off.sum()) == round(0.4 * count)
+    assert torch.equal(labels(usual), labels(noisy))
+    assert torch.equal(labels(clean, "test"), labels(noisy, "test"))
+    assert f"{round(0.4 * count)} of {count} validation labels replaced" in noisy.describe()
+    assert "validation labels" not in usual.describe()
+
+
 def test_wrong_classes_are_drawn_alike():
     targets = torch.zeros(9000, dtype=torch.int64)
     noisy, chosen = with_noise(targets, torch.arange(9000), LabelNoise(1.0), 10)
@@ -120,6 +133,7 @@ def test_a_fold_has_the_labels_of_the_whole():
         ({"shar": 0.2}, "label_noise: unknown key 'shar': did you mean 'share'"),
         ({"share": 0.2, "kind": "symetric"}, "label_noise.kind: .*did you mean 'symmetric'"),
         ({"share": 0.2, "seed": -1}, "label_noise.seed: expected a whole number of at least 0"),
+        ({"share": 0.2, "validation": 1}, "label_noise.validation: expected true or false, got 1"),
         ({"share": 0.2, "to": {3: 5}}, "label_noise.to: belongs to kind: asymmetric, got kind: sy"),
         ({"share": 0.2, "kind": "asymmetric", "to": [3]}, r"to: expected a mapping .* got \[3\]"),
         ({"share": 0.2, "kind": "asymmetric", "to": {3: 11}}, "to: unknown class '11'"),

@@ -203,7 +203,8 @@ def bundle_from(
         imbalance: the training classes with a long tail: a ratio of at least 1, or the fields of
             `limbeck.data.imbalance.Imbalance` (see ``make_splits``); None: as they are.
         label_noise: share of the training labels that are replaced by wrong ones, or the fields of
-            `limbeck.data.label_noise.LabelNoise`; labels of other parts stay. None: none is.
+            `limbeck.data.label_noise.LabelNoise`; labels of other parts stay, unless those of
+            validation are asked for. None: none is.
         label_fraction: share of the train part that keeps its labels.
         labels_per_class: labels a class that the train part keeps.
         seed: seed of the cuts.
@@ -275,7 +276,11 @@ def bundle_from(
     views = {"train": View(bases["train"], splits.train, held)}
     for part in PARTS[1:]:
         base = splits.base(part)
-        views[part] = View(bases[base], splits[part], targets[base])
+        shown = targets[base]
+        if noise is not None and noise.validation and part == "validation":
+            shown, wrong = with_noise(shown, splits[part], noise, outputs)
+            told.append(f"{len(wrong):,} of {len(splits[part]):,} validation labels replaced")
+        views[part] = View(bases[base], splits[part], shown)
     fixed: list[Step] = []
     if normalization is not None:
         fixed.append({"normalize": {"mean": normalization.mean, "std": normalization.std}})

@@ -1,4 +1,4 @@
-"""Label noise: a share of the training labels replaced by wrong ones."""
+"""Label noise: a share of the training (and validation) labels replaced by wrong ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from limbeck.data.splits import draw
 from limbeck.errors import RecipeError, unknown
 
 NOISE, WRONG = 16, 17  # streams of random numbers
-KEYS = ("share", "kind", "to", "seed")
+KEYS = ("share", "kind", "to", "seed", "validation")
 KINDS = ("symmetric", "asymmetric")
 KEY = "data.label_noise"
 
@@ -31,12 +31,15 @@ class LabelNoise:
         to: of asymmetric noise: the class that each class is taken for; classes that are not named
             keep their labels. None: the next class, that of the last being the first (pair flips).
         seed: of the draw, at least 0.
+        validation: whether labels of the validation part are replaced too, as many of them: what
+            is stopped or chosen by them is so by labels as wrong as those that were learned.
     """
 
     share: float
     kind: str = "symmetric"
     to: Mapping[int, int] | None = None
     seed: int = 0
+    validation: bool = False
 
 
 def read_label_noise(
@@ -53,8 +56,8 @@ def read_label_noise(
     for key in values:
         if key not in KEYS:
             raise RecipeError(f"{KEY}: " + unknown("key", str(key), KEYS))
-    values = {"share": None, "kind": "symmetric", "to": None, "seed": 0, **values}
-    share, kind, to, seed = (values[key] for key in KEYS)
+    defaults = {"share": None, "kind": "symmetric", "to": None, "seed": 0, "validation": False}
+    share, kind, to, seed, validation = ({**defaults, **values}[key] for key in KEYS)
     number = isinstance(share, int | float) and not isinstance(share, bool)
     if not number or not 0 <= share <= 1:
         raise RecipeError(f"{KEY}.share: expected a share of the labels in [0, 1], got {share!r}")
@@ -62,11 +65,13 @@ def read_label_noise(
         raise RecipeError(f"{KEY}.kind: " + unknown("kind", str(kind), KINDS))
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise RecipeError(f"{KEY}.seed: expected a whole number of at least 0, got {seed!r}")
+    if not isinstance(validation, bool):
+        raise RecipeError(f"{KEY}.validation: expected true or false, got {validation!r}")
     if num_classes < 2:
         raise RecipeError(f"{KEY}: a wrong label needs at least two classes, the data have one")
     if to is not None and kind != "asymmetric":
         raise RecipeError(f"{KEY}.to: belongs to kind: asymmetric, got kind: {kind}")
-    return LabelNoise(float(share), kind, _classes(to, num_classes, class_names), seed)
+    return LabelNoise(float(share), kind, _classes(to, num_classes, class_names), seed, validation)
 
 
 def with_noise(
