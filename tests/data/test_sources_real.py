@@ -127,6 +127,7 @@ def test_p100s_teacher_never_sees_a_students_pair(shared_data: Path, small: Data
         ("f14", (1, 14, 14), [10_000, 5_000, 10_000]),
         ("f28", (1, 28, 28), [10_000, 5_000, 10_000]),
         ("m5", (1, 28, 28), [50_000, 10_000, 10_000]),
+        ("m14", (1, 14, 14), [10_000, 5_000, 10_000]),
     ],
 )
 def test_single_blocks(

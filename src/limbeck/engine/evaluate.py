@@ -15,6 +15,7 @@ HIGHER_IS_BETTER = {
     "accuracy": True,
     "member_accuracy": True,
     "worst_group_accuracy": True,
+    "probe_accuracy": True,
     "top5": True,
     "agreement": True,
     "label_loyalty": True,

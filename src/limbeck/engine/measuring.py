@@ -23,6 +23,7 @@ from limbeck.engine.evaluate import (
 )
 from limbeck.engine.loyalty import measure_loyalty
 from limbeck.engine.plan import Plan
+from limbeck.engine.probing import linear_probe
 from limbeck.errors import RecipeError, unknown
 from limbeck.models import count_flops, count_parameters, measure_latency
 from limbeck.models.cohort import Cohort, CohortMean
@@ -176,6 +177,11 @@ class Judge:
             if len(answers.logits) > 1:
                 metrics[split] |= among_members(task, answers.logits, answers.targets)
             if split == "test":
+                if self._plan.probe is not None:
+                    found = linear_probe(
+                        student, self._plan.probe, self._world.device, forward=self._plan.forward
+                    )
+                    metrics[split]["probe_accuracy"] = found
                 predictions = {"student_logits": logits}
                 if answers.targets is not None:
                     predictions["targets"] = answers.targets

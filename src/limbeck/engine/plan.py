@@ -36,6 +36,7 @@ class Plan:
         recipe: the resolved recipe as plain data, for recipe.yaml.
         cohort: "best" or "ensemble": what of a cohort is deployed.
         trackers: names of trackers besides metrics.jsonl: "tensorboard", "wandb".
+        probe: other data, on which the deployed student's features are tried; or None.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Plan:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     cohort: str = "best"
     trackers: tuple[str, ...] = ()
+    probe: DataBundle | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from limbeck.engine.asking import StudentVoice, members_of
 from limbeck.engine.checking import check_methods, check_student, refuse_kept_epochs
 from limbeck.engine.distributed import World
 from limbeck.engine.plan import Plan, Wiring
+from limbeck.engine.probing import check_probe
 from limbeck.engine.step import StepModule, pick_teacher
 from limbeck.engine.trackers import check_trackers
 from limbeck.errors import MethodError, RecipeError
@@ -81,6 +82,8 @@ def assemble(plan: Plan, world: World) -> Assembly:
     visits = visits_of(plan, world)
     wiring = wiring_of(plan, world.device, visits.rows)
     check_methods(wiring)
+    if plan.probe is not None:
+        check_probe(plan.probe, plan.data)
     check_trackers(plan.trackers)
     seed_everything_for_step(plan.seed, SETUP_STEP, 0)
     student = plan.make_student().to(world.device)

@@ -20,7 +20,7 @@ from limbeck.models.hf import with_vocabulary
 from limbeck.recipe.checks import check_data, check_recipe
 from limbeck.recipe.nesting import inside
 from limbeck.recipe.resolved import recipe_digest, resolved
-from limbeck.recipe.schema import Recipe, StudentModel, TrainTeacher
+from limbeck.recipe.schema import Data, Recipe, StudentModel, TrainTeacher
 from limbeck.recipe.teacher_store import Store
 
 Say = Callable[[str], None]
@@ -60,10 +60,20 @@ class Workshop:
 
     def data(self, recipe: Recipe) -> DataBundle:
         """Return the data of a recipe; the same data are loaded once."""
-        options = dict(recipe.data.arguments)
-        key = json.dumps([recipe.data.name, options], sort_keys=True)
+        return self._read(recipe.data)
+
+    def probe(self, recipe: Recipe) -> DataBundle | None:
+        """Return the data on which a recipe tries the student's features, where it names some."""
+        if recipe.probe is None:
+            return None
+        with at("probe"):
+            return self._read(recipe.probe)
+
+    def _read(self, data: Data) -> DataBundle:
+        options = dict(data.arguments)
+        key = json.dumps([data.name, options], sort_keys=True)
         if key not in self._bundles:
-            self._bundles[key] = _load(recipe.data.name, options)
+            self._bundles[key] = _load(data.name, options)
         return self._bundles[key]
 
     def foresee_epochs(self, recipe: Recipe) -> None:
@@ -150,6 +160,7 @@ def plan_with(workshop: Workshop, recipe: Recipe, key: str = "") -> Plan:
         recipe=resolved(recipe),
         cohort=recipe.deploy,
         trackers=recipe.trackers,
+        probe=workshop.probe(recipe),
     )
 
 

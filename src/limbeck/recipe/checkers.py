@@ -317,6 +317,11 @@ def data_arguments(value: Any) -> Any:
     return _named(value, "name", ("name",), ("name",), open_arguments.of_data)
 
 
+def probe_arguments(value: Any) -> Any:
+    """Read data that may be left out."""
+    return None if value is None else data_arguments(value)
+
+
 def sklearn_arguments(value: Any) -> Any:
     """Read an estimator: a class's name, or a mapping with its arguments beside it."""
     keys = ("estimator",)

@@ -11,7 +11,12 @@ from limbeck.recipe.plain import as_plain, join_key, show
 from limbeck.recipe.yaml_text import parse_yaml
 
 _MODELS = ("student", "models", "online")
-_SHORT_FORMS = {"method": "name", "data": "name", **dict.fromkeys(_MODELS, "model")}
+_SHORT_FORMS = {
+    "method": "name",
+    "data": "name",
+    "probe": "name",
+    **dict.fromkeys(_MODELS, "model"),
+}
 """What a plain text stands for, by the key that it is the value of."""
 
 Overrides = Iterable[str] | Mapping[str, Any]

@@ -24,11 +24,12 @@ def resolve_paths(document: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     found = dict(document)
     if isinstance(found.get("output"), str):
         found["output"] = absolute(found["output"], folder)
-    if isinstance(found.get("data"), dict):
-        found["data"] = {
-            key: _of_data(key, value, folder) if isinstance(value, str) else value
-            for key, value in found["data"].items()
-        }
+    for part in ("data", "probe"):
+        if isinstance(found.get(part), dict):
+            found[part] = {
+                key: _of_data(key, value, folder) if isinstance(value, str) else value
+                for key, value in found[part].items()
+            }
     if "student" in found:
         found["student"] = _student(found["student"], folder)
     if "teacher" in found:

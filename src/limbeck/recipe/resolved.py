@@ -19,7 +19,7 @@ _NOT_CONTENT = ("name", "output", "trackers", "checkpoints")
 _PLACES = ("folder", "budget")
 """Keys of a cache that say where it lies."""
 
-_YOUNGER = ("epoch", "leave_out", "label_noise", "imbalance")
+_YOUNGER = ("epoch", "leave_out", "label_noise", "imbalance", "probe")
 """Keys that came later: where they say nothing, teachers trained before are found again."""
 
 

@@ -305,6 +305,8 @@ class Recipe:
         method: one method or a list of them; the first decides the default task weight.
         train: see :class:`limbeck.engine.settings.Train`.
         checkpoints: see :class:`limbeck.engine.settings.Checkpoints`.
+        probe: other data, written as ``data`` is; at the end a linear classifier is fitted there to
+            the student's features, and its test accuracy is told as ``probe_accuracy``.
         trackers: logs besides metrics.jsonl: "tensorboard", "wandb".
         output: the run's folder; None: ``runs/<name>-seed<seed>``.
     """
@@ -322,6 +324,7 @@ class Recipe:
     method: MethodField
     train: Train = field(default_factory=Train)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    probe: Annotated[Data | None, BeforeValidator(checkers.probe_arguments)] = None
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     output: str | None = None
 

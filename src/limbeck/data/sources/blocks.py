@@ -1,4 +1,4 @@
-"""Study blocks made of MNIST and Fashion-MNIST: P100, F14, F28, M5.
+"""Study blocks made of MNIST and Fashion-MNIST: P100, F14, F28, M5, M14.
 
 Train parts come from the first 50,000 images of the train files, validation from the last 10,000,
 test from the test files; so nothing that trains a student or a teacher is near what judges them.
@@ -176,6 +176,19 @@ def m5(
 ) -> DataBundle:
     """M5: MNIST for a 784-800-10 teacher and a 784-5-10 student; options as ``f14``."""
     return _single("m5", "mnist", root, download, num_train, validation, common)
+
+
+@register_data("m14")
+def m14(
+    *,
+    root: str | None = None,
+    download: bool = False,
+    num_train: int = 10_000,
+    validation: Size = 5_000,
+    **common: Unpack[LabelOptions],
+) -> DataBundle:
+    """M14: MNIST at 14x14, the size of ``f14``; options as there."""
+    return _single("m14", "mnist", root, download, num_train, validation, common, half=True)
 
 
 def _single(
