@@ -98,5 +98,7 @@ def test_a_recipe_names_its_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     outcome = run_plan(plan, tmp_path / "run", quiet=True)
     assert 0.5 < outcome.summary["metrics"]["test"]["probe_accuracy"] <= 1
     assert "probe_accuracy" not in outcome.summary["metrics"]["validation"]
-    with pytest.raises(RecipeError, match="probe.name: unknown data source 'digit': did you mean 'digits'"):
+    with pytest.raises(
+        RecipeError, match=r"probe\.name: unknown data source 'digit': did you mean 'digits'"
+    ):
         load_recipe({**document, "probe": "digit"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -137,15 +137,30 @@ class Judge:
 
     def teacher_answers(self, name: str, teacher: Teacher, split: str) -> Tensor:
         """Return a teacher's logits on a split; a fixed teacher is asked once."""
-        key = (name, split)
-        if teacher.changes or key not in self._answers:
+
+        def ask() -> Tensor:
             said = collect(
                 lambda batch: teacher.ask(batch, taps=()).logits,
                 self._batches(split),
                 self._world.device,
             )
-            self._answers[key] = said.logits[0]
+            return said.logits[0]
+
+        if teacher.changes:
+            return ask()
+        key = (name, split)
+        if key not in self._answers:
+            shared = self._plan.answers
+            self._answers[key] = (
+                ask() if shared is None else shared.get(self._decides(teacher, split), ask)
+            )
         return self._answers[key]
+
+    def _decides(self, teacher: Teacher, split: str) -> tuple[Hashable, ...]:
+        """Return all that decides what a fixed teacher says about a split, to the bit."""
+        train, data = self._plan.train, self._plan.data
+        how = (train.precision, train.channels_last, train.compile)
+        return (teacher.fingerprint(), data.fingerprint(), split, *how)
 
     def _batches(self, split: str) -> Any:
         data = self._plan.data

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from limbeck.data.batch import Batch
+from limbeck.engine.known_answers import KnownAnswers
 from limbeck.engine.settings import Checkpoints, Train
 from limbeck.methods.base import Method
 from limbeck.teachers.base import Teacher
@@ -37,6 +38,8 @@ class Plan:
         cohort: "best" or "ensemble": what of a cohort is deployed.
         trackers: names of trackers besides metrics.jsonl: "tensorboard", "wandb".
         probe: other data, on which the deployed student's features are tried; or None.
+        answers: what fixed teachers said about validation and test in other runs of this process;
+            None: nothing is shared, and neither network nor data need a digest.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Plan:
     cohort: str = "best"
     trackers: tuple[str, ...] = ()
     probe: DataBundle | None = None
+    answers: KnownAnswers | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from torch import nn
 
 from limbeck.data.bundle import DataBundle
 from limbeck.data.registry import load_data
+from limbeck.engine.known_answers import KnownAnswers
 from limbeck.engine.plan import Plan
 from limbeck.errors import DataError, LimbeckError, RecipeError
 from limbeck.models import Cohort, build_model, model_spec
@@ -39,6 +40,7 @@ class Workshop:
         train: whether teachers that are not in the store may be trained now.
         say: gets a line for a person now and then.
         quiet: whether training teachers prints nothing.
+        answers: shared by the plans that are built; None: nothing is.
     """
 
     def __init__(
@@ -49,8 +51,10 @@ class Workshop:
         train: bool = True,
         say: Say = _silent,
         quiet: bool = False,
+        answers: KnownAnswers | None = None,
     ) -> None:
         self.store = store
+        self.answers = answers
         self.allow_code = allow_code
         self.train = train
         self.say = say
@@ -161,6 +165,7 @@ def plan_with(workshop: Workshop, recipe: Recipe, key: str = "") -> Plan:
         cohort=recipe.deploy,
         trackers=recipe.trackers,
         probe=workshop.probe(recipe),
+        answers=workshop.answers,
     )
 
 

@@ -79,14 +79,19 @@ class Worker:
             run_plan(plan, folder, resume=begun, quiet=True)
 
     def _workshop(self, job: Job) -> Any:
-        """Return the tools for this store, which keep the data sets they have loaded."""
+        """Return the tools for this store, which keep loaded data sets and teachers' answers."""
+        from limbeck.engine.known_answers import KnownAnswers
         from limbeck.recipe.build import Workshop
         from limbeck.recipe.teacher_store import Store
 
         key = job["store"]
         if key not in self._workshops:
             self._workshops[key] = Workshop(
-                Store(key), allow_code=job["allow_code"], quiet=True, say=lambda line: None
+                Store(key),
+                allow_code=job["allow_code"],
+                quiet=True,
+                say=lambda line: None,
+                answers=KnownAnswers(),
             )
         return self._workshops[key]
 
