@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -317,3 +318,16 @@ def test_taps_that_it_cannot_give_are_one_line() -> None:
         teacher.set_taps(["stagse"])
     with pytest.raises(TeacherError, match=r"explanations change .* set method\.frozen=false"):
         teacher.set_taps(["explanation:gradcam:stages[-1]"])
+
+
+@pytest.mark.parametrize("cohort", [1, 2])
+def test_the_log_adds_up(cohort: int, data: DataBundle, tmp_path: Path) -> None:
+    kd = {"name": "kd", "teacher": "teacher", "weight": 0.7}
+    plan = plan_with(network(8, 16), data, kd, cohort=cohort, epochs=1)
+    object.__setattr__(plan, "task_weight", 0.3)
+    if cohort > 1:
+        object.__setattr__(plan, "teachers", {"teacher": plan.teachers["teacher"]})
+    run_plan(plan, tmp_path / "run", quiet=True)
+    log = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    expected = 0.3 * log["task"] + 0.7 * log["kd"] + log["teacher_task"]
+    assert log["loss"] == pytest.approx(expected, rel=1e-5)

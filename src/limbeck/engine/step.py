@@ -242,9 +242,11 @@ class StepModule(nn.Module):
             hear = functools.partial(voices.ordinary, student=student, member=index)
             total = total + self._member_loss(index, member, hear, batch, stage, log)
         self.face(0)  # lets go of the batch
+        told: Tensor = total
         if total.requires_grad:  # a teacher's loss must not hide a student that learns nothing
-            total = total + self._teachers_loss(voices, batch, len(members), log)
-        _add(log, "loss", total)
+            theirs = self._teachers_loss(voices, batch, len(members), log)
+            told, total = total + len(members) * theirs, total + theirs
+        _add(log, "loss", told)
         scale = self._ctx.world_size
         return total * scale, {name: value / len(members) for name, value in log.items()}
 
