@@ -21,6 +21,7 @@ from limbeck.errors import RecipeError, TeacherError  # noqa: E402
 from limbeck.models import build_model, load_model  # noqa: E402
 from limbeck.models.calling import make_attention_eager, restore_attention  # noqa: E402
 from limbeck.recipe.running import evaluate_run, run_recipe  # noqa: E402
+from limbeck.teachers import OnlineTeacher  # noqa: E402
 
 WORDS = {"good": ["warm", "lovely", "great", "funny"], "bad": ["dull", "empty", "weak", "cold"]}
 SMALL = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
@@ -168,6 +169,8 @@ def test_a_teacher_of_fewer_tokens_is_refused(texts: Path, tmp_path: Path) -> No
     options = {"data": data, "epochs": 1, "quiet": True, "output": tmp_path / "run"}
     with pytest.raises(TeacherError, match=rf"knows 50 tokens, the data's tokenizer has {size}"):
         lb.distill(teacher=teacher, student=student, **options)
+    with pytest.raises(TeacherError, match=r"teachers\.teacher\.online: .* knows 50 tokens"):
+        lb.distill(teacher=OnlineTeacher(teacher), student=student, **options)
     with pytest.raises(RecipeError, match=r"student: .* knows 50 tokens"):
         lb.distill(teacher=student, student=teacher, **options)
 

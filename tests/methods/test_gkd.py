@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -30,6 +31,7 @@ from limbeck.models.calling import make_attention_eager  # noqa: E402
 from limbeck.taps import TappedModel, roles_of  # noqa: E402
 from limbeck.taps.slopes import slopes_at  # noqa: E402
 from limbeck.teachers.live import LiveTeacher  # noqa: E402
+from limbeck.teachers.online import OnlineTeacher  # noqa: E402
 
 WIDTH, TOKENS = 8, 6
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -270,6 +272,12 @@ def test_embeddings_are_the_teachers_and_stay_so_until_the_student_is_deployed(t
     rates = [m.p for m in student.modules() if isinstance(m, nn.Dropout)]
     assert rates == [m.p for m in before.modules() if isinstance(m, nn.Dropout)]
     assert student.config._attn_implementation == before.config._attn_implementation
+
+
+def test_embeddings_of_a_teacher_that_has_learned_nothing_are_not_copied(tmp_path):
+    plan = replace(plan_of("gkd"), teachers={"teacher": OnlineTeacher(bert(2, 7))})
+    with pytest.raises(MethodError, match="copies its teacher's embeddings before the first step"):
+        run_plan(plan, tmp_path / "run", quiet=True)
 
 
 @pytest.mark.parametrize(("dropout", "kept"), [("off", False), ("encoder", True), ("own", True)])

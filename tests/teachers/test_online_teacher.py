@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from limbeck.engine.plan import Plan
 from limbeck.engine.running import run_plan
 from limbeck.engine.settings import Checkpoints, Optimizer, Train
 from limbeck.engine.signals import Interrupted
-from limbeck.errors import RecipeError, TeacherError
+from limbeck.errors import MethodError, RecipeError, TapError, TeacherError
 from limbeck.methods import as_methods
 from limbeck.models import Cohort, build_model
 from limbeck.recipe import build_plan, load_recipe
@@ -244,3 +245,89 @@ def test_a_foreign_loop_is_refused() -> None:
             method="kd",
             example=torch.rand(2, 1, 8, 8),
         )
+
+
+@pytest.mark.parametrize("method", ["gkd", {"name": "e2kd", "lam": 1}])
+def test_methods_that_differentiate_it_leave_it_as_it_would_be_alone(
+    method: Any, data: DataBundle, tmp_path: Path
+) -> None:
+    teacher = network(8, 16)
+    run_plan(plan_with(teacher, data, method), tmp_path / "run", quiet=True)
+    assert_same(weights(teacher), alone(data, tmp_path))
+
+
+@pytest.mark.parametrize("name", ["half", "keys", "type"])
+def test_it_may_be_called_what_a_module_has(name: str, data: DataBundle, tmp_path: Path) -> None:
+    teacher = network(8, 16)
+    before = weights(teacher)
+    plan = plan_with(None, data, {"name": "kd", "teacher": name}, epochs=1)
+    object.__setattr__(plan, "teachers", {name: OnlineTeacher(teacher)})
+    run_plan(plan, tmp_path / "run", quiet=True)
+    assert not torch.equal(weights(teacher)["head.weight"], before["head.weight"])
+    assert f"{name}_task" in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"name": "ft", "fit_epochs": 1},
+        {"name": "ofd"},
+        {"name": "sskd", "fit_epochs": 1},
+        {"name": "quest"},
+        {"name": "letkd1"},
+        {"name": "at", "pairs": "cka"},
+    ],
+    ids=lambda method: method["name"],
+)
+def test_nothing_is_taken_of_it_before_it_has_learned(
+    method: dict[str, Any], data: DataBundle, tmp_path: Path
+) -> None:
+    line = "before the first step, when the online teacher 'teacher' has learned nothing"
+    with pytest.raises(MethodError, match=line) as found:
+        run_plan(plan_with(network(8, 16), data, method), tmp_path / "run", quiet=True)
+    assert str(found.value).startswith(f"method {method['name']}: ")
+    assert "\n" not in str(found.value)
+
+
+def test_it_does_not_learn_from_labels_of_its_own(data: DataBundle, tmp_path: Path) -> None:
+    plan = plan_with(network(8, 16), data, [{"name": "chimeric", "epochs": 1}, "kd"])
+    with pytest.raises(MethodError, match="'teacher' would learn from its own answers"):
+        run_plan(plan, tmp_path / "run", quiet=True)
+
+
+def test_mixed_samples_have_no_label_to_learn_from() -> None:
+    mixed = load_data("digits", num_train=200, augment=[{"mixup": 0.2}])
+    with pytest.raises(
+        TeacherError, match=r"teachers\.teacher\.online: .* mixup .* leaves no samp"
+    ):
+        OnlineTeacher(network(8, 16)).bind(mixed, CPU)
+
+
+def test_a_student_that_learns_nothing_is_refused_though_the_teacher_learns(
+    data: DataBundle, tmp_path: Path
+) -> None:
+    plan = plan_with(network(8, 16), data, "plain")
+    object.__setattr__(plan, "task_weight", 0.0)
+    with pytest.raises(MethodError, match="no term of the loss teaches the student anything"):
+        run_plan(plan, tmp_path / "run", quiet=True)
+
+
+def test_taps_that_it_cannot_give_are_one_line() -> None:
+    teacher = OnlineTeacher(network(4))
+    with pytest.raises(TapError, match=r"teachers\.teacher: unknown tap 'stagse'"):
+        teacher.set_taps(["stagse"])
+    with pytest.raises(TeacherError, match=r"explanations change .* set method\.frozen=false"):
+        teacher.set_taps(["explanation:gradcam:stages[-1]"])
+
+
+@pytest.mark.parametrize("cohort", [1, 2])
+def test_the_log_adds_up(cohort: int, data: DataBundle, tmp_path: Path) -> None:
+    kd = {"name": "kd", "teacher": "teacher", "weight": 0.7}
+    plan = plan_with(network(8, 16), data, kd, cohort=cohort, epochs=1)
+    object.__setattr__(plan, "task_weight", 0.3)
+    if cohort > 1:
+        object.__setattr__(plan, "teachers", {"teacher": plan.teachers["teacher"]})
+    run_plan(plan, tmp_path / "run", quiet=True)
+    log = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    expected = 0.3 * log["task"] + 0.7 * log["kd"] + log["teacher_task"]
+    assert log["loss"] == pytest.approx(expected, rel=1e-5)

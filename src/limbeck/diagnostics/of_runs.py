@@ -15,11 +15,12 @@ from limbeck.diagnostics.explanations import compare_explanations
 from limbeck.diagnostics.findings import ExplanationFindings
 from limbeck.diagnostics.knowledge import Knowledge, measure_knowledge
 from limbeck.diagnostics.variance import VarianceEstimate, estimate_variance
+from limbeck.engine.checkpoint import load_latest, unpack
 from limbeck.engine.loyalty import measure_loyalty
 from limbeck.engine.measuring import EVAL_BATCH
 from limbeck.engine.plan import Plan
 from limbeck.engine.run_folder import RunFolder
-from limbeck.errors import RecipeError
+from limbeck.errors import CheckpointError, RecipeError
 from limbeck.methods.e2kd import E2KD
 from limbeck.models import load_model
 from limbeck.recipe.build import build_plan
@@ -51,6 +52,7 @@ def variance_of_run(
 
     Raises:
         RecipeError: the run has no teacher, or several, and no other was given.
+        CheckpointError: its teacher is an online one, and no checkpoint is left to read it from.
     """
     run = finished_run(folder)
     recipe = recipe_of(run, overrides, "call limbeck.diagnostics.estimate_variance")
@@ -95,6 +97,7 @@ def loyalty_of_run(
     Raises:
         RecipeError: the task has no classes; or the run has no teacher, or several, and no other
             was given.
+        CheckpointError: its teacher is an online one, and no checkpoint is left to read it from.
     """
     with _asked(folder, overrides, teacher, "engine.loyalty.measure_loyalty", allow_code) as (
         student,
@@ -135,6 +138,7 @@ def knowledge_of_run(
 
     Raises:
         RecipeError: the run has no teacher, or several, and no other was given.
+        CheckpointError: its teacher is an online one, and no checkpoint is left to read it from.
         LimbeckError: the task has no classes, or the split no labels.
     """
     wanted = "diagnostics.measure_knowledge"
@@ -192,6 +196,7 @@ def explanations_of_run(
 
     Raises:
         RecipeError: the run has no teacher, or several, and no other was given.
+        CheckpointError: its teacher is an online one, and no checkpoint is left to read it from.
         LimbeckError: as of ``compare_explanations``.
     """
     run = finished_run(folder)
@@ -218,9 +223,29 @@ def _teacher_of(
     if teacher is not None:
         return load_model(RunFolder.open(teacher).student, allow_code=allow_code)
     if len(plan.teachers) == 1:
-        return next(iter(plan.teachers.values()))
+        ((name, own),) = plan.teachers.items()
+        if own.learner is not None:
+            _as_it_learned(run, name, own.learner)
+        return own
     there = ", ".join(plan.teachers) or "none"
     raise RecipeError(
         f"{run.path}: expected one teacher, the run has {there}; give another run whose "
         "student is the teacher (--teacher)"
     )
+
+
+def _as_it_learned(run: RunFolder, name: str, network: nn.Module) -> None:
+    """Give the network of an online teacher the weights of the run's newest checkpoint.
+
+    Raises:
+        CheckpointError: there is none, or it is of another network.
+    """
+    snapshot, _ = load_latest(run.checkpoints)
+    try:
+        network.load_state_dict(unpack(f"teacher.{name}", snapshot.tensors))
+    except RuntimeError as error:
+        line = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"{run.checkpoints}: the teacher {name!r} does not fit this recipe ({line})"
+        ) from error
+    network.eval()  # it answers questions with a graph in the mode that it is in

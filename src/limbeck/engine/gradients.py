@@ -71,7 +71,7 @@ def shape_gradients(
             deltas = runtime.gradients(ctx)
             _add(members[ctx.member], deltas, runtime.method)
     if clip_norm is not None:
-        learners = [list(one.parameters()) for one in module.learners.values()]
+        learners = [list(one.parameters()) for one in module.learners]
         theirs = {id(parameter) for one in learners for parameter in one}
         ours = [one for one in module.parameters() if id(one) not in theirs]
         for parameters in (ours, *learners):  # a teacher's step is its own

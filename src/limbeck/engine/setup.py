@@ -7,7 +7,7 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -26,7 +26,9 @@ from limbeck.errors import MethodError, RecipeError
 from limbeck.methods.base import Method, Runtime, Stage
 from limbeck.methods.compose import default_task_weight
 from limbeck.methods.context import Context
+from limbeck.methods.layers import refuse_unlearned
 from limbeck.models.calling import make_attention_eager
+from limbeck.taps.outputs import Outputs
 from limbeck.teachers.base import Teacher
 from limbeck.teachers.peers import PeersTeacher
 from limbeck.teachers.visits import Visits
@@ -362,5 +364,19 @@ def training_view(data: DataBundle, methods: Sequence[Method]) -> View:
 
 def fit_runtimes(assembly: Assembly, data: DataBundle) -> None:
     """Let every runtime fit on training data, under the set-up seed."""
+    ctx = assembly.ctx
     for runtime in assembly.module.each_runtime():
-        runtime.fit(data, assembly.ctx)
+        ask = ctx.teacher
+        ctx.teacher = functools.partial(_ask_learned, ask, assembly.teachers, runtime.method.name)
+        runtime.fit(data, ctx)
+        ctx.teacher = ask
+
+
+def _ask_learned(
+    ask: Any, teachers: Mapping[str, Teacher], method: str, batch: Any, name: Any = None, **how: Any
+) -> Outputs:
+    """Ask a teacher in ``fit``; refuse one that begins to learn after it."""
+    name = pick_teacher(teachers, name)
+    refuse_unlearned(method, teachers[name], "is fitted to its teacher")
+    said: Outputs = ask(batch, name, **how)
+    return said

@@ -152,10 +152,10 @@ class StepModule(nn.Module):
         self._teachers = teachers
         self._ctx = ctx
         self._task_weight = task_weight
-        self.learners = nn.ModuleDict(
-            {name: one.learner for name, one in teachers.items() if one.learner is not None}
-        )
-        self._with_graph = with_graph | frozenset(self.learners)
+        learning = {name: one.learner for name, one in teachers.items() if one.learner is not None}
+        self.learners = nn.ModuleList(learning.values())  # a name such as "half" is no attribute's
+        self._learning = tuple(learning)
+        self._with_graph = with_graph | frozenset(learning)
         self._rows = rows
         names = [runtime.method.name for runtime in self._groups[0]]
         self._twice = {name for name in names if names.count(name) > 1}
@@ -242,8 +242,11 @@ class StepModule(nn.Module):
             hear = functools.partial(voices.ordinary, student=student, member=index)
             total = total + self._member_loss(index, member, hear, batch, stage, log)
         self.face(0)  # lets go of the batch
-        total = total + self._teachers_loss(voices, batch, len(members), log)
-        _add(log, "loss", total)
+        told: Tensor = total
+        if total.requires_grad:  # a teacher's loss must not hide a student that learns nothing
+            theirs = self._teachers_loss(voices, batch, len(members), log)
+            told, total = total + len(members) * theirs, total + theirs
+        _add(log, "loss", told)
         scale = self._ctx.world_size
         return total * scale, {name: value / len(members) for name, value in log.items()}
 
@@ -252,7 +255,7 @@ class StepModule(nn.Module):
     ) -> Tensor | float:
         """Return the task terms of the teachers that learn beside the student."""
         total: Tensor | float = 0.0
-        for name in self.learners:
+        for name in self._learning:
             logits = voices.own(name).logits
             if batch.targets is None:
                 total = total + 0.0 * logits.sum()  # every parameter takes part in every step

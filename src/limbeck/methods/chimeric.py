@@ -97,6 +97,12 @@ class Chimeric(Method):
             raise MethodError("method chimeric: makes samples for one student, not for a cohort")
         if data is None:
             raise MethodError("method chimeric: needs data whose samples have an index")
+        for name, one in teachers.items():
+            if self.epochs and one.learner is not None:
+                raise MethodError(
+                    f"method chimeric: labels its chimeras by a teacher, and the online teacher "
+                    f"{name!r} would learn from its own answers; use a teacher that has learned"
+                )
         networks = [unwrap(student)]
         networks += [unwrap(one.module) for one in teachers.values() if one.module is not None]
         grouped = next((layer for net in networks if (layer := grouping_of(net))), None)

@@ -15,7 +15,7 @@ from limbeck.errors import MethodError, ShapeError
 from limbeck.methods.base import Method, Runtime, Terms
 from limbeck.methods.card import Card, Cost, Coupling, Paper
 from limbeck.methods.context import Context
-from limbeck.methods.layers import teacher_with_layers
+from limbeck.methods.layers import refuse_unlearned, teacher_with_layers
 from limbeck.methods.registry import register_method
 from limbeck.methods.still import restore_dropout, silence_dropout, take_over, thaw
 from limbeck.models.calling import call_model
@@ -178,6 +178,7 @@ class AlignedRuntime(Runtime):
                 resolve_taps(network, tap)
                 for network, tap in ((student, self.tap), (teacher.module, self.its_tap))
             )
+            refuse_unlearned(method.name, teacher, "copies its teacher's embeddings")
             self.frozen = take_over(method.name, student, ours.path, teacher.module, theirs.path)
         inside = "" if self.tap == INPUT else resolve_taps(student, self.tap)[0].path
         self.silenced = []

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.errors import TeacherError
+from limbeck.errors import MethodError, TeacherError
 from limbeck.methods.alike import most_alike
 from limbeck.methods.base import Method, unnamed
 from limbeck.methods.context import Context
@@ -27,6 +27,24 @@ def teacher_with_layers(method: Method, teachers: Mapping[str, Any]) -> Any:
     meant = [teachers[name] for name in unnamed(teachers)]
     with_layers = [one for one in meant if one.module is not None]
     return next(iter(with_layers or meant or teachers.values()))
+
+
+def refuse_unlearned(method: str, teacher: Any, what: str) -> None:
+    """Refuse a teacher that learns during the run where it is looked at before that.
+
+    Args:
+        method: name of the method.
+        teacher: the teacher.
+        what: what the method does with it before the first step, in words.
+
+    Raises:
+        MethodError: the teacher is an online one.
+    """
+    if teacher.learner is not None:
+        raise MethodError(
+            f"method {method}: {what} before the first step, when the online teacher "
+            f"{teacher.name!r} has learned nothing; use a teacher that has learned"
+        )
 
 
 def find_pairs(
@@ -49,6 +67,7 @@ def find_pairs(
     """
     teacher, ours, theirs = shown_to(method, teachers, ctx)
     if pairs == "cka":
+        refuse_unlearned(method.name, teacher, "pairs layers that see alike (pairs: cka)")
         layers = all_layers(method, ("stages", "stages"), student, teachers, ctx)
         return most_alike(student, teacher, layers, ctx.samples, ctx.forward)
     return pair_taps(

@@ -16,7 +16,7 @@ from limbeck.errors import MethodError
 from limbeck.methods.base import Runtime, Terms
 from limbeck.methods.card import Card, Paper
 from limbeck.methods.context import Context
-from limbeck.methods.layers import teacher_with_layers
+from limbeck.methods.layers import refuse_unlearned, teacher_with_layers
 from limbeck.methods.norms import norms_before
 from limbeck.methods.paired import PREACTIVATIONS, Paired, PairedRuntime, total
 from limbeck.methods.registry import register_method
@@ -86,6 +86,7 @@ class OFD(Paired):
         """
         found = self.find_pairs(student, teachers, ctx)
         teacher = teacher_with_layers(self, teachers)
+        refuse_unlearned(self.name, teacher, "takes its teacher's margins")
         names: Sequence[str | None] = self.norms or norms_before(teacher, found, ctx)
         if len(names) != len(found):
             raise MethodError(

@@ -9,11 +9,13 @@ import torch
 from torch import nn
 
 from limbeck.data.batch import Batch
-from limbeck.errors import TeacherError
+from limbeck.errors import ModelError, TapError, TeacherError
 from limbeck.methods.card import Access
 from limbeck.models.calling import evaluating
+from limbeck.models.hf import check_vocabulary
 from limbeck.taps import TappedModel
 from limbeck.taps.outputs import Outputs
+from limbeck.teachers.answered_maps import apart
 from limbeck.teachers.base import Teacher, stated_inputs
 from limbeck.teachers.digest import module_digest
 from limbeck.teachers.examples import check_answer, example_batch
@@ -39,7 +41,8 @@ class OnlineTeacher(Teacher):
     Raises:
         TeacherError: nothing of the network can be trained; on ``bind``, it cannot read the data
             or has another number of outputs, or no sample has a label; on ``meet``, it shares
-            parameters with the student.
+            parameters with the student; on ``set_taps``, a map of its own answer is asked for.
+        TapError: on ``set_taps``, the network has no such tap.
     """
 
     access: Access = "features"
@@ -91,6 +94,15 @@ class OnlineTeacher(Teacher):
             raise TeacherError(
                 f"teachers.{self.name}.online: learns from labels, and no training sample has one"
             )
+        if data.augment_train.steps.mixup:
+            raise TeacherError(
+                f"teachers.{self.name}.online: learns from labels, and mixup (data.augment) leaves "
+                "no sample its label; leave it out, or use a teacher that has learned"
+            )
+        try:
+            check_vocabulary(self._network, data.vocabulary)
+        except ModelError as error:
+            raise TeacherError(f"teachers.{self.name}.online: {error}") from error
         example = example_batch(data, device)
         try:
             outputs = self.ask(example)
@@ -114,7 +126,14 @@ class OnlineTeacher(Teacher):
     def set_taps(self, taps: Sequence[str]) -> None:
         """Put taps on the network for every ordinary call."""
         self.close()
-        self._taps = tuple(taps)
+        layers, explains = apart(taps)
+        if explains:
+            raise TeacherError(
+                f"teachers.{self.name}.online: its explanations change as it learns, so they "
+                "cannot be asked for as an answer; set method.frozen=false"
+            )
+        self._taps = layers
+        self._open()
 
     def ask(
         self, batch: Batch, *, taps: Sequence[str] | None = None, require_grad: bool = False
@@ -133,9 +152,16 @@ class OnlineTeacher(Teacher):
 
     def _open(self) -> TappedModel:
         if self._tapped is None:
-            self._tapped = TappedModel(
-                self._network, self._taps, forward=self._forward, compile=self._compile
-            )
+            try:
+                self._tapped = TappedModel(
+                    self._network,
+                    self._taps,
+                    forward=self._forward,
+                    compile=self._compile,
+                    require_grad=True,  # methods may differentiate it at its inputs
+                )
+            except TapError as error:
+                raise TapError(f"teachers.{self.name}: {error}") from error
         return self._tapped
 
     def fingerprint(self) -> str:
