@@ -19,6 +19,7 @@ from limbeck.engine.running import run_plan
 from limbeck.engine.setup import assemble
 from limbeck.engine.signals import Interrupted
 from limbeck.errors import LimbeckError, MethodError
+from limbeck.methods import backward
 from limbeck.methods.backward import Backward
 
 ROUND = {"name": "backward", "rounds": 1, "rate": 0.5}
@@ -103,6 +104,19 @@ def test_equal_networks_leave_the_copies_where_they_are():
     parts.ctx.teacher = lambda batch, name=None, **more: parts.ctx.student(batch, **more)
     runtime.examples(view, parts.ctx)
     assert torch.equal(runtime.moved[0][view.indices], shown(view))
+    parts.close()
+
+
+def test_copies_go_as_far_whatever_samples_are_moved_beside_them(monkeypatch):
+    parts = parts_of("kd", {**ROUND, "rate": 5.0})
+    runtime, view = at_round(parts)
+    together = runtime.moved[0][view.indices].clone()
+    monkeypatch.setattr(backward, "MOVED_AT_ONCE", 17)
+    at_round(parts)
+    apart = runtime.moved[0][view.indices]
+    far = (together - shown(view)).flatten(1).norm(dim=1)
+    assert float(far.median()) > 0.1
+    assert float(((together - apart).flatten(1).norm(dim=1) / far.clamp(min=0.1)).max()) < 1e-2
     parts.close()
 
 
