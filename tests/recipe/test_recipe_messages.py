@@ -143,3 +143,9 @@ def test_whole_numbers_do_for_numbers_and_lists_for_tuples() -> None:
     assert recipe.train.optimizer.lr == 1.0
     assert isinstance(recipe.train.optimizer.lr, float)
     assert recipe.train.optimizer.betas == (0.0, 0.0)
+
+
+def test_a_misspelt_kind_of_teacher_is_told_and_not_what_stands_beside_it() -> None:
+    teacher = {"normalize": "data", "weights": "random", "modle": "cnn"}
+    with pytest.raises(RecipeError, match=r"teacher\.modle: unknown key 'modle': did you mean 'mo"):
+        load_recipe({"data": "digits", "student": "cnn", "method": "kd", "teacher": teacher})

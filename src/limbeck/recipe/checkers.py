@@ -37,6 +37,8 @@ TEACHER_KINDS = (
     "onnx",
 )
 _MODEL_TEACHER_KEYS = ("model", "weights", "normalize")
+_BESIDE_KINDS = ("weights", "normalize", "overrides", "epoch", "merge", "at", "folds", "seed")
+"""Keys that stand beside a kind of teacher: none of them is a kind that was misspelt."""
 _adapters: dict[type[Method], TypeAdapter[Method]] = {}
 
 
@@ -241,7 +243,7 @@ def teacher_form(value: Any) -> Any:
     kinds = _kinds_in(value)
     if not kinds:
         for name, item in value.items():
-            if nearest(name, TEACHER_KINDS):
+            if name not in _BESIDE_KINDS and nearest(name, TEACHER_KINDS):
                 raise unknown_key(name, TEACHER_KINDS, item)
         raise mistake(f"expected {forms}; got the keys {', '.join(map(show, value))}", value)
     if len(kinds) > 1:
