@@ -306,6 +306,8 @@ def test_silence_alone_is_refused(tmp_path: Path) -> None:
         ({"digit": np.array([3, 1])}, "wav, offsets, digit, speaker and take do not fit"),
         ({"offsets": np.array([0, 20, 40, 59])}, "wav, offsets, digit, speaker and take do not"),
         ({"offsets": np.array([0, 40, 20, 60])}, "wav, offsets, digit, speaker and take do not"),
+        ({"offsets": np.array([0.0, 20, 40, 60])}, "as rows of integers"),
+        ({"digit": np.array([[3], [1], [2]])}, "as rows of integers"),
         ({"digit": np.array([3, 10, 2])}, "wav, offsets, digit, speaker and take do not fit"),
         ({"speaker": np.array([0, 2, 0])}, "wav, offsets, digit, speaker and take do not fit"),
         ({"speakers": np.array([{}, {}])}, "is damaged or unreadable: Object arrays cannot"),

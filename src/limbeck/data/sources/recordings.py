@@ -123,6 +123,11 @@ def _from_archive(path: Path) -> list[Row]:
         raise DataError(f"{path} is damaged or unreadable: {line}") from error
     if rate != RATE or sound.dtype != np.int16:
         raise DataError(f"{path}: {rate} Hz, {sound.dtype}; expected {RATE} Hz, int16")
+    whole = all(one.ndim == 1 and one.dtype.kind in "iu" for one in (offsets, digit, speaker, take))
+    if not whole or sound.ndim != 1 or not len(offsets):
+        raise DataError(
+            f"{path}: expected wav, offsets, digit, speaker and take as rows of integers"
+        )
     pieces = np.split(sound, offsets[1:-1])
     fit = (
         len(digit) == len(speaker) == len(take) == len(pieces) == len(offsets) - 1
