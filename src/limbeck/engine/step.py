@@ -57,11 +57,12 @@ class Voices:
         self._rows = rows
         self._batch = batch
         self._with_graph = with_graph
+        self._meant: dict[str | None, str] = {}
         self._heard: dict[str, Outputs] = {}
 
     def ask_first(self, names: Iterable[str | None]) -> None:
         """Ask those teachers that answer by themselves, before the student fills the memory."""
-        for name in (pick_teacher(self._teachers, one) for one in names):
+        for name in map(self._pick, names):
             if not isinstance(self._teachers[name], PeersTeacher):
                 self._ask_once(name)
 
@@ -73,7 +74,7 @@ class Voices:
             student: what the whole cohort says; peers are heard from it.
             member: who listens.
         """
-        name = pick_teacher(self._teachers, name)
+        name = self._pick(name)
         teacher = self._teachers[name]
         if isinstance(teacher, PeersTeacher):
             return teacher.hear(student, member)
@@ -93,7 +94,7 @@ class Voices:
         require_grad: bool = False,
     ) -> Outputs:
         """Ask a teacher on purpose (``ctx.teacher``); a pass already made is not repeated."""
-        name = pick_teacher(self._teachers, name)
+        name = self._pick(name)
         teacher = self._teachers[name]
         if batch is self._batch and require_grad and name in self._with_graph:
             heard = teacher.to_member(self._ask_once(name), member)
@@ -101,6 +102,11 @@ class Voices:
                 return heard
         said = teacher.ask(batch, taps=taps, require_grad=require_grad)
         return teacher.to_member(said, member)
+
+    def _pick(self, name: str | None) -> str:
+        if name not in self._meant:
+            self._meant[name] = pick_teacher(self._teachers, name)
+        return self._meant[name]
 
     def _ask_once(self, name: str) -> Outputs:
         if name not in self._heard:
@@ -234,21 +240,23 @@ class StepModule(nn.Module):
         voices.ask_first(one.teacher for one in methods if one.card.hears_teacher)
         student = self._voice(batch)
         members = student.members if self._ctx.num_members > 1 else (student,)
-        total = torch.zeros((), device=student.logits.device)
+        losses: list[tuple[float, Tensor]] = []
         log: dict[str, Tensor] = {}
         for index, member in enumerate(members):
             self.face(index)
             self._ctx.teacher = functools.partial(voices.again, index)
             hear = functools.partial(voices.ordinary, student=student, member=index)
-            total = total + self._member_loss(index, member, hear, batch, stage, log)
+            losses.append((1.0, self._member_loss(index, member, hear, batch, stage, log)))
         self.face(0)  # lets go of the batch
-        told: Tensor = total
-        if total.requires_grad:  # a teacher's loss must not hide a student that learns nothing
+        told = total = _sum(losses, student)
+        # A teacher's loss must not hide a student that learns nothing.
+        if self._learning and total.requires_grad:
             theirs = self._teachers_loss(voices, batch, len(members), log)
             told, total = total + len(members) * theirs, total + theirs
         _add(log, "loss", told)
-        scale = self._ctx.world_size
-        return total * scale, {name: value / len(members) for name, value in log.items()}
+        if len(members) > 1:
+            log = {name: value / len(members) for name, value in log.items()}
+        return _times(self._ctx.world_size, total), log
 
     def _teachers_loss(
         self, voices: Voices, batch: Batch, members: int, log: dict[str, Tensor]
@@ -275,19 +283,19 @@ class StepModule(nn.Module):
         log: dict[str, Tensor],
     ) -> Tensor:
         ctx = self._ctx
-        total = student.logits.new_zeros((), dtype=torch.float32)
+        losses: list[tuple[float, Tensor]] = []
         if stage.task and self._task_weight > 0 and batch.targets is not None:
             value = self._task(student, batch, self.member_runtimes(index))
-            total = total + (self._task_weight * batch.label_share) * value
+            losses.append((self._task_weight * batch.label_share, value))
             _add(log, "task", value, batch.label_share)
         for runtime in self._counting(index, stage):
             method = runtime.method
             heard = hear(method.teacher) if method.card.hears_teacher else student
             for name, value in runtime.losses(student, heard, batch, ctx).items():
-                total = total + (method.weight * batch.share) * value
+                losses.append((method.weight * batch.share, value))
                 label = f"{name}@{method.teacher}" if method.name in self._twice else name
                 _add(log, label, value, batch.share)
-        return total
+        return _sum(losses, student)
 
     def _counting(self, index: int, stage: Stage) -> list[Runtime]:
         """Return the runtimes of a member whose terms count in a stage."""
@@ -315,6 +323,23 @@ class _MemberAsk:
         return self._voice.ask_member(self._member, batch, taps, require_grad)
 
 
+def _times(factor: float, value: Tensor) -> Tensor:
+    """Return the product; in a small step each operation counts, and times 1 changes no bit."""
+    return value if factor == 1 else factor * value
+
+
+def _sum(losses: Sequence[tuple[float, Tensor]], student: Outputs) -> Tensor:
+    """Return the weighted sum, in float32 at least; 0 without a graph where there is none."""
+    if not losses:
+        return student.logits.new_zeros((), dtype=torch.float32)
+    weight, first = losses[0]
+    half = first.dtype in (torch.float16, torch.bfloat16)
+    total = _times(weight, first.float() if half else first)
+    for weight, value in losses[1:]:
+        total = torch.add(total, value, alpha=weight)
+    return total
+
+
 def _add(log: dict[str, Tensor], name: str, value: Tensor, share: float = 1.0) -> None:
-    value = value.detach() if share == 1 else share * value.detach()
+    value = _times(share, value.detach())
     log[name] = log[name] + value if name in log else value

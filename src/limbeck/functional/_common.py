@@ -1,6 +1,5 @@
 """What the equations share: shape checks, working precision, reductions."""
 
-import functools
 import math
 from typing import Literal, get_args
 
@@ -62,10 +61,12 @@ def working_dtype(*tensors: Tensor) -> torch.dtype:
 
     float32 for half precision, float64 otherwise (float32 on devices that have no float64).
     """
-    dtype = functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
-    if dtype in _HALF or any(tensor.device.type == "mps" for tensor in tensors):
-        return torch.float32
-    return torch.float64
+    half = True
+    for tensor in tensors:
+        if tensor.device.type == "mps":
+            return torch.float32
+        half = half and tensor.dtype in _HALF
+    return torch.float32 if half else torch.float64
 
 
 def float64(values: Tensor, targets: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:

@@ -34,6 +34,7 @@ from limbeck.kernels import Divergence, Kind, form_for, value_of
 
 _NEAR = 2.0**-10  # below it e^d - 1 - d loses digits to cancellation and the series takes over
 _ENOUGH = 1e-6  # of a sum of float64 terms that cancel, all digits of a float32
+_FEW = 64  # classes; rows of fewer are worked on side by side
 _LOWEST = -1e30  # stands for a logit of -inf where 0 * -inf would be formed
 
 
@@ -215,8 +216,10 @@ def _by_size(
 ) -> Tensor:
     """Return ``plain(student)``, from a fused form where the logits are large."""
     form = form_for(student, teacher)
-    numbers = isinstance(temperature, float | int) and isinstance(scale, float | int)
-    if form == "plain" or (form == "direct" and not (kind == "forward" and numbers)):
+    if form == "plain":
+        return plain(student)
+    tensors = isinstance(temperature, Tensor) or isinstance(scale, Tensor)
+    if form == "direct" and (tensors or kind != "forward"):
         return plain(student)
     classes = student.shape[-1]
     weight = scale / divisor_of(student.numel() // max(classes, 1), classes, reduction)
@@ -241,12 +244,8 @@ class _Direct:
 
     def __call__(self, student: Tensor, gradient: Tensor | None) -> Tensor:
         """Return the value, in the precision of results, and fill ``gradient``."""
-        dtype = working_dtype(student, self.teacher)
-        both = torch.stack((student, self.teacher.detach())).to(dtype)
-        if both.dtype != torch.float64 or student.dtype == torch.float64:
-            both = _centred(both)  # no digits to spare: the maximum goes to 0 before dividing
-        log_q, log_p = logs = torch.log_softmax(both / self.temperature, dim=-1)
-        q, p = logs.exp()
+        logs = self._log_softmax(student)
+        (log_q, log_p), (q, p) = logs.unbind(), logs.exp().unbind()
         value = _quick_sum(student, log_q, log_p, p) if self.summed else None
         if value is None:
             rows = _kl_rows(log_q, log_p, p)
@@ -254,6 +253,21 @@ class _Direct:
         if gradient is not None:
             torch.mul(q.sub_(p), self.weight / self.temperature, out=gradient)
         return (value * self.weight).to(result_dtype(student))
+
+    def _log_softmax(self, student: Tensor) -> Tensor:
+        """Return log q and log p, ``[2, *batch, classes]``; of few classes samples lie innermost.
+
+        There a vector of the processor's takes as many samples as it holds, and a row of few
+        classes does not fill one.
+        """
+        dtype = working_dtype(student, self.teacher)
+        both = torch.stack((student, self.teacher.detach()))
+        if dtype != torch.float64 or student.dtype == torch.float64:
+            both = _centred(both.to(dtype))  # no digits to spare: before dividing
+        if student.shape[-1] >= _FEW:
+            return torch.log_softmax(both.to(dtype).div_(self.temperature), dim=-1)
+        both = both.transpose(1, -1).to(dtype, memory_format=torch.contiguous_format)
+        return torch.log_softmax(both.div_(self.temperature), dim=1).transpose(1, -1)
 
 
 def _quick_sum(student: Tensor, log_q: Tensor, log_p: Tensor, p: Tensor) -> Tensor | None:
@@ -264,8 +278,8 @@ def _quick_sum(student: Tensor, log_q: Tensor, log_p: Tensor, p: Tensor) -> Tens
     """
     if student.dtype != torch.float32 or student.device.type != "cpu":
         return None
-    total = torch.dot(p.flatten(), (log_p - log_q).flatten())
-    return total if float(total) > _ENOUGH * log_p.shape[:-1].numel() else None
+    total = (p * (log_p - log_q)).sum()
+    return total if total.item() > _ENOUGH * log_p.shape[:-1].numel() else None
 
 
 def _check_pair(student: Tensor, teacher: Tensor, temperature: float) -> None:

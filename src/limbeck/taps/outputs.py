@@ -52,8 +52,16 @@ class Outputs:
     sparse: SparseProbs | None = None
 
     def detach(self) -> Outputs:
-        """Return the same outputs cut from the graph."""
-        return self.map(lambda tensor: tensor.detach())
+        """Return the same outputs cut from the graph; the very ones where none is in it."""
+        return self.map(lambda tensor: tensor.detach()) if self._in_graph() else self
+
+    def _in_graph(self) -> bool:
+        tensors = (self.logits, *self.features.values(), *self.attentions.values())
+        if any(tensor.requires_grad for tensor in tensors):
+            return True
+        if any(member._in_graph() for member in self.members):
+            return True
+        return self.sparse is not None and self.sparse.log_probs.requires_grad
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Outputs:
         """Return the outputs with ``function`` applied to every tensor."""

@@ -14,6 +14,8 @@ from limbeck.teachers.cache.drawing import captured_rows
 from limbeck.teachers.cache.key import views_differ
 from limbeck.teachers.visits import Visits
 
+_NO_ROW = 2**40  # beyond any row, so that reading refuses it: nothing is looked through before
+
 
 @dataclass(frozen=True)
 class Place:
@@ -86,16 +88,21 @@ class Lookup:
                 "views are cycled; give batches(views=...) the same number"
             )
 
+    def stranger(self, index: Tensor) -> CacheError | None:
+        """Return what to say of the first of these samples that has no row; None: all have."""
+        index = index.cpu()
+        strangers = index[self._rows(index) == _NO_ROW]
+        if len(strangers) == 0:
+            return None
+        return CacheError(
+            f"teachers.{self._name}: sample {int(strangers[0])} is not in the training part that "
+            "the cache is of"
+        )
+
     def _rows(self, index: Tensor) -> Tensor:
-        """Return the rows of samples, by their base positions."""
+        """Return the rows of samples, by their base positions; ``_NO_ROW`` of a stranger's."""
         if self._row_of is None:
             places = captured_rows(self._data)
-            self._row_of = torch.full((len(self._data.splits["train"].samples),), -1)
+            self._row_of = torch.full((len(self._data.splits["train"].samples),), _NO_ROW)
             self._row_of[places] = torch.arange(len(places))
-        rows = self._row_of.index_select(0, index)
-        if int(rows.min()) < 0:
-            raise CacheError(
-                f"teachers.{self._name}: sample {int(index[rows < 0][0])} is not in the training "
-                "part that the cache is of"
-            )
-        return rows
+        return self._row_of.index_select(0, index)

@@ -21,7 +21,7 @@ from limbeck.teachers.cache.codec import Codec, as_codec
 from limbeck.teachers.cache.drawing import conditions
 from limbeck.teachers.cache.info import conditions_note
 from limbeck.teachers.cache.key import Key, make_key, views_differ
-from limbeck.teachers.cache.lookup import Lookup
+from limbeck.teachers.cache.lookup import Lookup, Place
 from limbeck.teachers.cache.manifest import NAME, Manifest, read_manifest
 from limbeck.teachers.cache.reader import IN_MEMORY, Part, open_part
 from limbeck.teachers.cache.store import nearest, place_of
@@ -168,11 +168,20 @@ class CachedTeacher(Teacher):
         place = self._lookup().place(batch) if kept and bound and not require_grad else None
         if place is None:
             return self.inner.ask(batch, taps=taps, require_grad=require_grad)
-        outputs = self._part(place.view).gather(place.rows, taps)
+        outputs = self._gather(place, batch, taps)
         if self.inputs == "clean":
             outputs = moved_maps(outputs, batch)
         device = first_tensor(batch.inputs).device
         return outputs if device.type == "cpu" else outputs.map(lambda tensor: tensor.to(device))
+
+    def _gather(self, place: Place, batch: Batch, taps: Sequence[str] | None) -> Outputs:
+        try:
+            return self._part(place.view).gather(place.rows, taps)
+        except IndexError:
+            assert batch.index is not None
+            raise self._lookup().stranger(batch.index) or CacheError(
+                f"teachers.{self.name}: view {place.view} has fewer rows than samples"
+            ) from None
 
     # Views.
 
