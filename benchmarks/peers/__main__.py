@@ -2,7 +2,9 @@
 
 Every side does the same job (``job.py``) in a process of its own with one thread. They take turns:
 one epoch each in every round, evaluation and checkpoints left out, the next round backwards. A
-figure is the median of the ratios within rounds, with a 95 % bootstrap interval.
+figure is the median of the ratios within rounds, with a 95 % bootstrap interval. Peak memory of the
+same side differs by some percent from one start to the next: ``--starts 3`` gives the median of so
+many processes, and their range.
 
 The table is made twice: as each side comes, Limbeck with its own settings too; and all sides alike,
 in the channels-last layout and with the teacher in bfloat16.
@@ -35,7 +37,7 @@ class Row:
 
     side: str
     images_per_second: float
-    peak_mib: float
+    peaks_mib: list[float]
     lines: int
     turns: list[dict[str, float]]
 
@@ -63,22 +65,34 @@ def measure(name: str, options: argparse.Namespace) -> Table:
                     print(f"left out: {side.name}: {reason}", flush=True)
             take_turns(workers, 1)  # warms up
             turns = take_turns(workers, options.pairs)
-            memory = {side: worker.memory for side, worker in workers.items()}
+            peaks = {side: [worker.memory] for side, worker in workers.items()}
         finally:
             for worker in workers.values():
                 worker.close()
+        for side, found in peaks.items():
+            found += [peak_of(sides[side], options, logs) for _ in range(options.starts - 1)]
     seconds = {side: [turn[options.clock] for turn in took] for side, took in turns.items()}
     rows = [
         Row(
             side,
             options.images / statistics.median(t),
-            memory[side],
+            peaks[side],
             sides[side].lines,
             turns[side],
         )
         for side, t in seconds.items()
     ]
     return Table(rows, compared(name, sides, seconds))
+
+
+def peak_of(side: Side, options: argparse.Namespace, logs: str) -> float:
+    """Start a side once more and return its peak memory after as many epochs."""
+    worker = side.start(options.peers, Path(logs) / "again.txt", options.images)
+    try:
+        take_turns({side.name: worker}, 1 + options.pairs)
+        return worker.memory
+    finally:
+        worker.close()
 
 
 def compared(
@@ -106,7 +120,7 @@ def as_markdown(table: Table) -> str:
     lines = ["| side | images/s | peak MiB | lines |", "|---|---|---|---|"]
     for row in sorted(table.rows, key=lambda row: -row.images_per_second):
         lines.append(
-            f"| {row.side} | {row.images_per_second:,.0f} | {row.peak_mib:,.0f} | {row.lines} |"
+            f"| {row.side} | {row.images_per_second:,.0f} | {spread(row.peaks_mib)} | {row.lines} |"
         )
     ours = list(dict.fromkeys(ratio.other for ratio in table.ratios))
     if not ours:  # one side alone
@@ -117,6 +131,12 @@ def as_markdown(table: Table) -> str:
         cells = [told(over[other, one]) for one in ours]
         lines.append(f"| {other} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def spread(peaks: list[float]) -> str:
+    """Return the median, and the range where there are several."""
+    middle = f"{statistics.median(peaks):,.0f}"
+    return middle if len(peaks) == 1 else f"{middle} ({min(peaks):,.0f} to {max(peaks):,.0f})"
 
 
 def told(ratio: Ratio) -> str:
@@ -137,6 +157,7 @@ def read() -> argparse.Namespace:
     )
     parser.add_argument("--only", nargs="+", default=[], help="sides by script: limbeck timm ...")
     parser.add_argument("--images", type=int, default=384, help="in a turn's epoch (default 384)")
+    parser.add_argument("--starts", type=int, default=1, help="processes for memory (default 1)")
     parser.add_argument("--table", choices=TABLES, help="one table instead of both")
     add_clock(parser)
     parser.add_argument("--markdown", type=Path, help="also write the tables to this file")
