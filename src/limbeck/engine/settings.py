@@ -199,9 +199,9 @@ class Train:
         )
         require(
             self.schedule.cycles <= self.epochs,
-            "train.schedule.cycles",
+            "train.schedule",
             self.schedule.cycles,
-            f"at most {self.epochs}, as train.epochs",
+            f"at most {self.epochs} cycles, one for each of train.epochs",
         )
 
 

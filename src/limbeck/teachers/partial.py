@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -60,6 +61,16 @@ class PartialTeacher(RouteTeacher):
             for tap, feature in said.features.items()
         }
         return Outputs(said.logits, features, said.attentions, said.members)
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The whole network, whose features all have the shape of."""
+        return self.members[-1].module
+
+    @property
+    def forward(self) -> Callable[[Any, Any], Any] | None:
+        """What the whole network is run by."""
+        return self.members[-1].forward
 
     def describe(self) -> str:
         """Return how many parts there are, and what the whole is."""
