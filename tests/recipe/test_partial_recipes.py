@@ -179,6 +179,15 @@ VIT = {"model": "vit", "patch": 2}
             r"teacher.route.0: a teacher on a route must not change",
         ),
         (
+            {
+                "crossfit": {
+                    "train": TEACHER
+                    | {"method": "kd", "teacher": {"partial": {**CNN, "weights": "random"}}}
+                }
+            },
+            r"teacher.crossfit.train: its own teacher 'teacher' has learned from the samples",
+        ),
+        (
             {"crossfit": PARTS},
             r"teacher.crossfit: expected a teacher that is fitted here",
         ),

@@ -110,6 +110,7 @@ def _settings(spec: PartialTeacher, train: Train) -> Train:
         evaluate_every=spec.epochs,
         measure_train=0,
         measure_saliency=False,
+        compile=False,  # one code at several widths would be compiled anew for each
     )
 
 
