@@ -13,7 +13,6 @@ from torch import nn
 from limbeck.data.bundle import DataBundle
 from limbeck.engine.plan import Plan
 from limbeck.engine.settings import Train
-from limbeck.errors import TeacherError
 from limbeck.methods import get_method
 from limbeck.models import SharedWidths, parts_of
 from limbeck.models.calling import call_model
@@ -50,8 +49,7 @@ def parts_together(spec: PartialTeacher, whole: Teacher, making: Making) -> list
     settings; of a teacher without a recipe, by those of the recipe around it.
     """
     inner, data = _learns(spec, making)
-    if not isinstance(whole, LiveTeacher):
-        raise TeacherError(f"{making.key}.partial: expected one network, got {whole.describe()}")
+    assert isinstance(whole, LiveTeacher)  # a recipe that says otherwise was refused
     network = copy.deepcopy(whole.module).requires_grad_(True)
     whole.bind(data, torch.device("cpu"))
     try:
