@@ -359,7 +359,8 @@ def _as_train(
     batch_size: int | None,
     data: Any,
 ) -> Train:
-    settings = train if isinstance(train, Train) else _train_from(dict(train or {}))
+    given = {} if epochs is None else {"epochs": epochs}
+    settings = train if isinstance(train, Train) else _train_from({**(train or {}), **given})
     if batch_size is None and isinstance(data, DataLoader):
         batch_size = data.batch_size
     changes: dict[str, Any] = {}

@@ -36,7 +36,7 @@ class Cut(NamedTuple):
     def __call__(self, count: int) -> int:
         """Return how many of ``count`` channels are kept, at least 1."""
         if self.nested:
-            return math.ceil(self.share * count - 1e-9)  # 0.1 * 30 is above 3
+            return max(1, math.ceil(self.share * count - 1e-9))  # 0.1 * 30 is above 3
         return max(1, round(self.share * count))
 
     def scale(self, before: int, now: int) -> float:
