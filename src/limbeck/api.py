@@ -168,8 +168,7 @@ def distill(
             an ONNX file; a mapping of these by name; None for methods that need none. A timm module
             is shown its inputs as its ``pretrained_cfg`` says.
         student: a module (a copy of it is trained), a name of ``limbeck.models``, or a list of
-            these: a cohort, whose members are each other's teacher "peers". Of a ``SharedWidths``
-            all widths are trained and deployed (``limbeck.models.parts_of``).
+            these: a cohort, whose members are each other's teacher "peers"; or a ``SharedWidths``.
         data: a data set or ``(x, y)`` tensors, or ``(train, validation[, test])`` of these, or the
             name of a bundled set, or a DataBundle, or a ``datasets.Dataset`` or ``DatasetDict``.
             Missing parts are cut from train. A DataLoader is read through its data set.

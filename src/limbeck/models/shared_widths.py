@@ -25,7 +25,8 @@ class SharedWidths(Cohort):
     input, and the outputs of the classifier, are whole. Weights are those of the network itself: a
     step moves them for all. Batch norms are each sub-network's own, statistics, scale and shift:
     features of fewer channels have other statistics. To the engine it is a cohort: by ``plain`` it
-    learns by the sum of the sub-networks' losses, and all are deployed together.
+    learns by the sum of the sub-networks' losses, and all are deployed together (``parts_of`` makes
+    networks of them).
 
     Args:
         network: the network; it is not changed, a copy is.
