@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -263,3 +264,18 @@ def test_an_optimizer_by_its_name_alone(tmp_path: Path) -> None:
     assert recipe["train"]["optimizer"]["name"] == "adamw"
     assert recipe["train"]["optimizer"]["lr"] == 0.01
     assert recipe["train"]["schedule"]["name"] == "constant"
+
+
+def test_cycles_are_held_against_the_epochs_that_are_asked_for(tmp_path: Path) -> None:
+    options = {"output": tmp_path / "r", "quiet": True, "train": {"schedule": {"cycles": 40}}}
+    with pytest.raises(RecipeError, match=r"^train.schedule: expected at most 2 cycles, one for"):
+        lb.distill(None, odd_student(), samples(), "plain", epochs=2, **options)
+    run = lb.distill(None, odd_student(), samples(), "plain", epochs=40, **options)
+    rates = [float(one) for one in _rates(run.path)]
+    assert len(rates) == 40
+    assert rates == pytest.approx([rates[0]] * 40)  # each epoch a cycle, each ends at one rate
+
+
+def _rates(folder: Path) -> list[float]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line["lr"] for line in lines if line["kind"] == "train"]

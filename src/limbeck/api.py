@@ -22,7 +22,7 @@ from limbeck.engine.running import Outcome, run_plan
 from limbeck.engine.settings import Checkpoints, Optimizer, Schedule, Train
 from limbeck.errors import DataError, RecipeError, unknown
 from limbeck.methods import Method, MethodSum, as_methods, default_task_weight
-from limbeck.models import Cohort, build_model, load_model, model_spec
+from limbeck.models import Cohort, SharedWidths, build_model, load_model, model_spec
 from limbeck.models.hf import with_vocabulary
 from limbeck.recipe import describe_plan
 from limbeck.recipe.running import headlines
@@ -168,7 +168,7 @@ def distill(
             an ONNX file; a mapping of these by name; None for methods that need none. A timm module
             is shown its inputs as its ``pretrained_cfg`` says.
         student: a module (a copy of it is trained), a name of ``limbeck.models``, or a list of
-            these: a cohort, whose members are each other's teacher "peers".
+            these: a cohort, whose members are each other's teacher "peers"; or a ``SharedWidths``.
         data: a data set or ``(x, y)`` tensors, or ``(train, validation[, test])`` of these, or the
             name of a bundled set, or a DataBundle, or a ``datasets.Dataset`` or ``DatasetDict``.
             Missing parts are cut from train. A DataLoader is read through its data set.
@@ -220,6 +220,7 @@ def distill(
         student_spec=spec,
         forward=forward,
         recipe=_record(name, bundle, student, teacher, methods, task_weight, settings, seed),
+        cohort=student.deploy if isinstance(student, SharedWidths) else "best",
     )
     folder = Path(output) if output is not None else _free_folder(name, seed)
     silent = quiet or os.environ.get("RANK", "0") != "0"
@@ -357,7 +358,8 @@ def _as_train(
     batch_size: int | None,
     data: Any,
 ) -> Train:
-    settings = train if isinstance(train, Train) else _train_from(dict(train or {}))
+    given = {} if epochs is None else {"epochs": epochs}
+    settings = train if isinstance(train, Train) else _train_from({**(train or {}), **given})
     if batch_size is None and isinstance(data, DataLoader):
         batch_size = data.batch_size
     changes: dict[str, Any] = {}

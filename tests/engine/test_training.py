@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -136,11 +137,41 @@ def test_bfloat16_trains_weights_kept_in_float32(tmp_path: Path) -> None:
         (Schedule(name="linear", final=0.2), [1.0, 0.8, 0.6, 0.4]),
         (Schedule(name="multistep", milestones=(0.5, 3), gamma=0.1), [1.0, 1.0, 0.1, 0.01]),
         (Schedule(name="constant", warmup_epochs=2), [0.5, 1.0, 1.0, 1.0]),
+        (Schedule(name="cosine", cycles=2), [1.0, 0.5, 1.0, 0.5]),
+        (Schedule(name="cosine", cycles=4, final=0.2), [1.0, 1.0, 1.0, 1.0]),
+        (Schedule(name="linear", final=0.2, cycles=2), [1.0, 0.6, 1.0, 0.6]),
+        (Schedule(name="multistep", milestones=(0.5,), cycles=2), [1.0, 0.1, 1.0, 0.1]),
+        (Schedule(name="multistep", milestones=(1.0,), cycles=2), [1.0, 0.1, 1.0, 0.1]),
+        (Schedule(name="constant", warmup_epochs=2, cycles=2), [0.5, 1.0, 0.5, 1.0]),
     ],
 )
 def test_schedules_against_closed_forms(schedule: Schedule, expected: list[float]) -> None:
     rates = [learning_rate(schedule, 1.0, progress=k / 4, epochs=4, step=1 / 4) for k in range(4)]
     assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "multistep", "constant"])
+def test_a_cycle_is_a_training_of_its_own_and_one_changes_nothing(name: str) -> None:
+    """30 epochs of 7 steps in 3 cycles: at every step the rate of 10 epochs."""
+    options: dict[str, Any] = {
+        "name": name,
+        "warmup_epochs": 1.5,
+        "milestones": (0.5, 8),
+        "final": 0.1,
+    }
+
+    def rates(epochs: int, cycles: int) -> list[float]:
+        steps = [(epoch + step / 7) / epochs for epoch in range(epochs) for step in range(7)]
+        schedule = Schedule(**options, cycles=cycles)
+        return [
+            learning_rate(schedule, 0.3, progress=done, epochs=epochs, step=1 / 7 / epochs)
+            for done in steps
+        ]
+
+    assert rates(30, 3) == pytest.approx(rates(10, 1) * 3, rel=1e-9)
+    begin, plain = rates(30, 1), Schedule(**options)
+    again = learning_rate(plain, 0.3, progress=17 / 30, epochs=30, step=1 / 210)
+    assert begin[17 * 7] == again
 
 
 @pytest.mark.parametrize(

@@ -44,13 +44,18 @@ def learning_rate(
         epochs: epochs that the schedule spans.
         step: length of this step in progress, so that a warm-up does not begin with a rate of 0.
     """
-    warmup = settings.warmup_epochs / epochs
+    length: float = epochs
+    if settings.cycles > 1:  # a training of its own, each
+        length, step = epochs / settings.cycles, step * settings.cycles
+        done = progress * settings.cycles
+        progress = max(0.0, done - math.floor(done + 1e-9))  # the last step's sum may fall short
+    warmup = settings.warmup_epochs / length
     if progress < warmup:
         return peak * min(1.0, (progress + step) / warmup)
     if settings.name == "constant":
         return peak
     if settings.name == "multistep":
-        shares = [m if m < 1 else m / epochs for m in settings.milestones]
+        shares = [m if m < 1 else m / length for m in settings.milestones]
         return peak * settings.gamma ** sum(progress >= share - 1e-12 for share in shares)
     done = (progress - warmup) / max(1e-12, 1 - warmup)
     curve = 0.5 * (1 + math.cos(math.pi * done)) if settings.name == "cosine" else 1 - done

@@ -85,6 +85,8 @@ class Schedule:
         milestones: of multistep: shares of training in (0, 1) or epochs of at least 1.
         gamma: of multistep: factor at each milestone.
         final: of cosine and linear: the last learning rate as a share of the peak.
+        cycles: how many times it runs over the training, each with a warm-up and milestones of
+            its own, from 1 up to the epochs. Of a method that trains in stages: over each.
     """
 
     name: Literal["cosine", "multistep", "linear", "constant"] = "cosine"
@@ -92,6 +94,7 @@ class Schedule:
     milestones: tuple[float, ...] = (0.625, 0.75, 0.875)  # 150, 180, 210 of 240 epochs
     gamma: float = 0.1
     final: float = 0.0
+    cycles: int = 1
 
     def __post_init__(self) -> None:
         key = "train.schedule"
@@ -106,6 +109,8 @@ class Schedule:
         )
         require(0 < self.gamma <= 1, f"{key}.gamma", self.gamma, "a number in (0, 1]")
         require(0 <= self.final <= 1, f"{key}.final", self.final, "a number in [0, 1]")
+        whole = isinstance(self.cycles, int) and self.cycles >= 1
+        require(whole, f"{key}.cycles", self.cycles, "a whole number of at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +196,12 @@ class Train:
             "train.deploy",
             self.deploy,
             "train.ema set beside it (for example 0.999)",
+        )
+        require(
+            self.schedule.cycles <= self.epochs,
+            "train.schedule",
+            self.schedule.cycles,
+            f"at most {self.epochs} cycles, one for each of train.epochs",
         )
 
 

@@ -15,6 +15,7 @@ from limbeck.models.mlp import MLP
 from limbeck.models.mobilenetv2 import MobileNetV2
 from limbeck.models.registry import build_model, model_arguments, model_names, register_model
 from limbeck.models.resnet import CifarResNet
+from limbeck.models.shared_widths import SharedWidths, parts_of
 from limbeck.models.shufflenetv1 import ShuffleNetV1
 from limbeck.models.shufflenetv2 import ShuffleNetV2
 from limbeck.models.vgg import VGG
@@ -36,6 +37,7 @@ __all__ = [
     "ExplainingResNet",
     "Mixer",
     "MobileNetV2",
+    "SharedWidths",
     "ShuffleNetV1",
     "ShuffleNetV2",
     "StudentAssistant",
@@ -50,6 +52,7 @@ __all__ = [
     "model_arguments",
     "model_names",
     "model_spec",
+    "parts_of",
     "read_spec",
     "register_model",
     "save_model",

@@ -25,14 +25,23 @@ class Cut(NamedTuple):
     Attributes:
         share: of the channels, in (0, 1].
         trailing: whether the last channels are kept, and not the first.
+        nested: whether the network is to stay a part of the given one: counts are rounded up,
+            weights keep their size, groups of channels stay whole.
     """
 
     share: float
     trailing: bool = False
+    nested: bool = False
 
     def __call__(self, count: int) -> int:
         """Return how many of ``count`` channels are kept, at least 1."""
+        if self.nested:
+            return max(1, math.ceil(self.share * count - 1e-9))  # 0.1 * 30 is above 3
         return max(1, round(self.share * count))
+
+    def scale(self, before: int, now: int) -> float:
+        """Return the factor of weights that read ``now`` inputs instead of ``before``."""
+        return 1.0 if self.nested else math.sqrt(before / now)
 
     def keep(self, tensor: Tensor, size: int, dim: int = 0) -> Tensor:
         """Return ``size`` entries of a dimension."""
@@ -48,6 +57,7 @@ def narrowed(
     head: str,
     call: Call = call_model,
     trailing: bool = False,
+    nested: bool = False,
 ) -> nn.Module:
     """Return a copy of a network in which every layer has a share of its channels.
 
@@ -63,13 +73,15 @@ def narrowed(
         head: path of the classifier.
         call: ``call(model, example)`` where it is not called as ``model(example)``.
         trailing: whether the last channels of each layer are kept, and not the first.
+        nested: whether weights stay as they are, numbers of channels are rounded up, and grouped
+            convolutions keep whole groups: then weights are slices of the given network's.
 
     Raises:
         ModelError: a module with weights of its own is none of these, or what is left cannot be
             run.
     """
     reading = _reads_input(model, example, call)
-    narrow, cut = copy.deepcopy(model), Cut(share, trailing)
+    narrow, cut = copy.deepcopy(model), Cut(share, trailing, nested)
     for name, module in list(narrow.named_modules()):
         if callable(own := getattr(module, "narrowed", None)):
             narrow.set_submodule(name, own(cut))
@@ -117,14 +129,27 @@ def _narrow_convolution(layer: Any, cut: Cut, reads_input: bool) -> None:
     ins = layer.in_channels if reads_input else cut(layer.in_channels)
     outs = cut(layer.out_channels)
     groups = ins if layer.groups == layer.in_channels else layer.groups
+    if cut.nested and layer.groups > 1:
+        groups = _whole_groups(layer, ins, outs)
     if ins % groups or outs % groups:
         raise ModelError(f"{ins} and {outs} channels do not divide into {groups} groups")
     depth = ins // groups
     layer.in_channels, layer.out_channels, layer.groups = ins, outs, groups
     kept = cut.keep(cut.keep(layer.weight, outs), depth, 1)
-    _replace(layer, "weight", kept * math.sqrt(before / depth))
+    _replace(layer, "weight", kept * cut.scale(before, depth))
     if layer.bias is not None:
         _replace(layer, "bias", cut.keep(layer.bias, outs))
+
+
+def _whole_groups(layer: Any, ins: int, outs: int) -> int:
+    """Return how many of a convolution's groups so many channels are."""
+    read, gives = layer.in_channels // layer.groups, layer.out_channels // layer.groups
+    if ins % read or outs != ins // read * gives:
+        raise ModelError(
+            f"{ins} of {layer.in_channels} channels read and {outs} of {layer.out_channels} given "
+            f"are no whole groups of the {layer.groups} of a convolution"
+        )
+    return int(ins // read)
 
 
 def _narrow_linear(layer: nn.Linear, cut: Cut, reads_input: bool, is_head: bool) -> None:
@@ -132,7 +157,7 @@ def _narrow_linear(layer: nn.Linear, cut: Cut, reads_input: bool, is_head: bool)
     layer.in_features = before if reads_input else cut(before)
     layer.out_features = layer.out_features if is_head else cut(layer.out_features)
     kept = cut.keep(cut.keep(layer.weight, layer.out_features), layer.in_features, 1)
-    _replace(layer, "weight", kept * math.sqrt(before / layer.in_features))
+    _replace(layer, "weight", kept * cut.scale(before, layer.in_features))
     if layer.bias is not None:
         _replace(layer, "bias", cut.keep(layer.bias, layer.out_features))
 

@@ -30,6 +30,7 @@ from limbeck.recipe import schema, teacher_schema
 from limbeck.recipe.build import Workshop, at, maker_of, same_random_numbers
 from limbeck.recipe.checks import made_on_demand
 from limbeck.recipe.folding import refuse_other_samples, without_fold
+from limbeck.recipe.parts import parts_together, refuse_uncut
 from limbeck.recipe.plain import join_key
 from limbeck.recipe.schema import Recipe
 from limbeck.recipe.teacher_store import obtain
@@ -42,6 +43,7 @@ from limbeck.teachers import (
     LiveTeacher,
     OnlineTeacher,
     OnnxTeacher,
+    PartialTeacher,
     PeersTeacher,
     RouteTeacher,
     SnapshotTeacher,
@@ -226,6 +228,16 @@ def _(spec: schema.RouteTeacher, making: Making) -> Teacher:
         make(one, making.below(f"route.{position}")) for position, one in enumerate(spec.route)
     ]
     return RouteTeacher(members, at=spec.at, name=making.name)
+
+
+@make.register
+def _(spec: schema.PartialTeacher, making: Making) -> Teacher:
+    refuse_uncut(spec, making)
+    whole = make(spec.partial, making.below("partial"))
+    parts = parts_together(spec, whole, making)
+    if len(parts) == 1:
+        return parts[0]
+    return PartialTeacher(parts, at=spec.at, name=making.name)
 
 
 @make.register

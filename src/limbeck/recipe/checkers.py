@@ -12,6 +12,7 @@ from pydantic import AfterValidator, TypeAdapter
 from limbeck.errors import LimbeckError, RecipeError, nearest
 from limbeck.methods.base import Method
 from limbeck.methods.registry import all_methods
+from limbeck.models.shared_widths import check_shares
 from limbeck.recipe import arguments as open_arguments
 from limbeck.recipe.messages import expected, mistake, unknown, unknown_key
 from limbeck.recipe.plain import show
@@ -26,6 +27,7 @@ TEACHER_KINDS = (
     "train",
     "ensemble",
     "route",
+    "partial",
     "crossfit",
     "calibrated",
     "cache",
@@ -37,7 +39,10 @@ TEACHER_KINDS = (
     "onnx",
 )
 _MODEL_TEACHER_KEYS = ("model", "weights", "normalize")
-_BESIDE_KINDS = ("weights", "normalize", "overrides", "epoch", "merge", "at", "folds", "seed")
+_BESIDE_KINDS = (
+    *("weights", "normalize", "overrides", "epoch", "merge", "at", "folds", "seed"),
+    *("shares", "epochs", "lr"),
+)
 """Keys that stand beside a kind of teacher: none of them is a kind that was misspelt."""
 _adapters: dict[type[Method], TypeAdapter[Method]] = {}
 
@@ -102,6 +107,13 @@ def moments(num_teachers: int, at: Sequence[float] | None) -> None:
     wrong = "" if at is None else check_moments(num_teachers, at)
     if at is not None and wrong:
         raise RecipeError(f"at: {wrong}, got {show(list(at))}")
+
+
+def shares(values: Sequence[float]) -> None:
+    """Refuse shares of a network's channels that do not rise to the whole."""
+    wrong = check_shares(values)
+    if wrong:
+        raise RecipeError(f"shares: {wrong}, got {show(list(values))}")
 
 
 def one_scaling(scaling: str, temperature: float | str, penalty: float) -> None:

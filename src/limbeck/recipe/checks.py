@@ -26,6 +26,7 @@ from limbeck.recipe.schema import (
     CrossFitTeacher,
     EnsembleTeacher,
     OnlineTeacher,
+    PartialTeacher,
     Recipe,
     RouteTeacher,
     Teacher,
@@ -33,7 +34,9 @@ from limbeck.recipe.schema import (
 )
 from limbeck.recipe.teacher_schema import (
     EmaTeacher,
+    ModelTeacher,
     OnnxTeacher,
+    RunTeacher,
     SklearnTeacher,
     SnapshotTeacher,
     VirtualTeacher,
@@ -200,6 +203,8 @@ def access_of(teacher: Teacher) -> Access:
         for one in teacher.route:
             found = lesser_access(found, access_of(one))
         return found
+    if isinstance(teacher, PartialTeacher):
+        return "features" if len(teacher.shares) > 1 else "module"
     if isinstance(teacher, CachedTeacher):
         inner = access_of(teacher.cache)
         if teacher.codec.is_sparse:
@@ -220,7 +225,9 @@ def _check_nested(teacher: Teacher, key: str, recipe: Recipe) -> list[str]:
         _check_cache(teacher, key, recipe)
     if isinstance(teacher, CrossFitTeacher):
         check_folds(teacher.crossfit, f"{key}.crossfit", recipe)
-    if isinstance(teacher, RouteTeacher) and teacher.at is not None:
+    if isinstance(teacher, PartialTeacher):
+        _check_parts(teacher, key)
+    if isinstance(teacher, RouteTeacher | PartialTeacher) and teacher.at is not None:
         last, epochs = teacher.at[-1], recipe.train.epochs
         if last >= epochs:
             raise TeacherError(
@@ -266,8 +273,19 @@ def _check_epoch(inner: Recipe, key: str) -> None:
         )
 
 
+def _check_parts(teacher: PartialTeacher, key: str) -> None:
+    """Refuse to cut what is not one network that stands still."""
+    if not isinstance(teacher.partial, ModelTeacher | RunTeacher | TrainTeacher):
+        raise TeacherError(
+            f"{key}.partial: sub-networks are cut out of one network: expected {{model: …}}, "
+            "{run: …} or {train: recipe}"
+        )
+
+
 def _changes(teacher: Teacher) -> bool:
     """Whether a teacher changes by itself during the run."""
+    if isinstance(teacher, PartialTeacher):
+        return len(teacher.shares) > 1
     changing = SnapshotTeacher | EmaTeacher | RouteTeacher | OnlineTeacher
     return teacher == "peers" or isinstance(teacher, changing)
 

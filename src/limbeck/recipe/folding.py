@@ -14,6 +14,7 @@ from limbeck.recipe.schema import (
     CalibratedTeacher,
     Data,
     EnsembleTeacher,
+    PartialTeacher,
     Recipe,
     Teacher,
     TrainTeacher,
@@ -70,6 +71,8 @@ def _check_fitted(teacher: Teacher, key: str) -> None:
 def _learned(teacher: Teacher) -> bool:
     """Whether a teacher is trained or fitted by its recipe, itself or one inside it."""
     if isinstance(teacher, TrainTeacher | SklearnTeacher):
+        return True
+    if isinstance(teacher, PartialTeacher) and teacher.epochs:
         return True
     return any(_learned(held) for _, held in inside(teacher))
 

@@ -19,9 +19,9 @@ from limbeck.recipe.plain import join_key, show
 _OWN = "limbeck"
 TAGS = frozenset(
     ["[key]", "<one>", "<several>", "<cohort>", "<peers>", "<data>", "<statistics>"]
-    + [f"<{kind}>" for kind in ("model", "run", "train", "ensemble", "route", "crossfit")]
+    + [f"<{kind}>" for kind in ("model", "run", "train", "ensemble", "route", "partial")]
     + [f"<{kind}>" for kind in ("calibrated", "cache", "online", "virtual", "snapshot", "ema")]
-    + [f"<{kind}>" for kind in ("sklearn", "onnx")]
+    + [f"<{kind}>" for kind in ("sklearn", "onnx", "crossfit")]
 )
 """Parts of pydantic's locations that are no keys: which member of a union was meant."""
 _EXPECTED = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-HOLDS_ONE = ("calibrated", "cache", "crossfit")
+HOLDS_ONE = ("calibrated", "cache", "crossfit", "partial")
 """Forms whose key holds one teacher."""
 HOLDS_SEVERAL = ("ensemble", "route")
 """Forms whose key holds a list of teachers."""

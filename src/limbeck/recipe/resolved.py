@@ -19,8 +19,11 @@ _NOT_CONTENT = ("name", "output", "trackers", "checkpoints")
 _PLACES = ("folder", "budget")
 """Keys of a cache that say where it lies."""
 
-_YOUNGER = ("epoch", "leave_out", "label_noise", "imbalance", "probe")
-"""Keys that came later: where they say nothing, teachers trained before are found again."""
+_YOUNGER: Mapping[str, Any] = {
+    **dict.fromkeys(("epoch", "leave_out", "label_noise", "imbalance", "probe")),
+    "cycles": 1,
+}
+"""Keys that came later, and what says nothing: so teachers trained before are found again."""
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
@@ -72,7 +75,7 @@ def _content(value: Any, *, key: str = "") -> Any:
     if isinstance(value, Mapping):
         is_recipe = "student" in value and "method" in value
         left_out = _NOT_CONTENT if is_recipe else _PLACES if "cache" in value else ()
-        silent = [key for key in _YOUNGER if value.get(key, 0) is None]
+        silent = [k for k, nothing in _YOUNGER.items() if k in value and value[k] == nothing]
         return {k: _content(v, key=k) for k, v in value.items() if k not in (*left_out, *silent)}
     if isinstance(value, list | tuple):
         return [_content(item) for item in value]

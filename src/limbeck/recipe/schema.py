@@ -153,6 +153,40 @@ class RouteTeacher:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PartialTeacher:
+    """A teacher's sub-networks, one after the other, from the smallest to the whole.
+
+    They share the teacher's weights and are trained together first, once, by the labels; found
+    again by content.
+
+    Args:
+        partial: the teacher, one network: ``{model: …}``, ``{run: …}`` or ``{train: recipe}``. Of
+            the last its recipe's data and training settings count, else those of this recipe.
+        shares: of its channels, rising, above 0, the last 1.
+        epochs: of training together, at least 0; 0: cut, and not trained.
+        lr: peak learning rate, above 0; None: that of the settings.
+        at: when each takes over, rising, the first 0: shares of the training in (0, 1), or epochs
+            of at least 1; None: even stages.
+        seed: of training together, at least 0.
+    """
+
+    partial: TeacherField
+    shares: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    epochs: int = 10
+    lr: float | None = None
+    at: tuple[float, ...] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        checkers.shares(self.shares)
+        checkers.at_least(0, "epochs", self.epochs)
+        if self.lr is not None:
+            checkers.above(0, "lr", self.lr)
+        checkers.moments(len(self.shares), self.at)
+        checkers.seed("seed", self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CrossFitTeacher:
     """A teacher that answers for each training sample without having seen it.
 
@@ -236,6 +270,7 @@ Teacher = (
     | TrainTeacher
     | EnsembleTeacher
     | RouteTeacher
+    | PartialTeacher
     | CrossFitTeacher
     | CalibratedTeacher
     | CachedTeacher
@@ -256,6 +291,7 @@ TeacherField = Annotated[
     | Annotated[TrainTeacher, Tag("<train>")]
     | Annotated[EnsembleTeacher, Tag("<ensemble>")]
     | Annotated[RouteTeacher, Tag("<route>")]
+    | Annotated[PartialTeacher, Tag("<partial>")]
     | Annotated[CrossFitTeacher, Tag("<crossfit>")]
     | Annotated[CalibratedTeacher, Tag("<calibrated>")]
     | Annotated[CachedTeacher, Tag("<cache>")]

@@ -119,6 +119,8 @@ def _schedule(schedule: Schedule) -> str:
         text += f" to {schedule.final:g} of the peak"
     if schedule.warmup_epochs:
         text += f", warm-up over {schedule.warmup_epochs:g} epochs"
+    if schedule.cycles > 1:
+        text += f", {schedule.cycles} times"
     return text
 
 

@@ -21,6 +21,7 @@ from limbeck.recipe.resolved import recipe_digest, resolved
 from limbeck.recipe.schema import Recipe
 
 if TYPE_CHECKING:
+    from limbeck.engine.plan import Plan
     from limbeck.recipe.build import Workshop
 
 FORMAT = 1
@@ -49,6 +50,10 @@ class Store:
         """
         parts = [str(FORMAT), recipe_digest(resolved(recipe)), data.fingerprint()]
         parts += [f"epochs {', '.join(map(str, epochs))}"] if epochs else []
+        return self.under(parts)
+
+    def under(self, parts: Sequence[str]) -> Path:
+        """Return the folder of what these digests and settings decide."""
         return self.folder / hashlib.sha256("|".join(parts).encode()).hexdigest()[:20]
 
 
@@ -105,6 +110,29 @@ def obtain(
     return folder
 
 
+def obtain_by(plan: Plan, what: Sequence[str], workshop: Workshop, key: str) -> Path | None:
+    """Return the run folder of a plan that is no recipe; train it first, or go on training it.
+
+    Args:
+        plan: what to do.
+        what: digests and settings that decide what comes of it.
+        workshop: tools; its ``train`` False: None is returned where nothing is trained yet.
+        key: where it stands, for messages.
+    """
+    folder = workshop.store.under([str(FORMAT), *what])
+    with joined_world() as world:
+        trained = world.share(is_trained(folder))
+    if trained:
+        workshop.say(f"{key}: found again, trained already ({folder})")
+    elif not workshop.train:
+        workshop.say(f"{key}: will be trained first ({folder})")
+        return None
+    else:
+        with _locked(folder, workshop):
+            _train(folder, plan, workshop, key)
+    return folder
+
+
 def _keeping(recipe: Recipe, epochs: set[int]) -> Recipe:
     """Return the recipe, whose run keeps these epochs too."""
     wanted = tuple(sorted(epochs.union(recipe.checkpoints.keep_epochs)))
@@ -116,7 +144,7 @@ def _has_epoch(folder: Path, epoch: int | None) -> bool:
     return epoch is None or RunFolder(folder).epoch_file(epoch).is_file()
 
 
-def _train(folder: Path, plan: object, workshop: Workshop, key: str) -> None:
+def _train(folder: Path, plan: Plan, workshop: Workshop, key: str) -> None:
     """Run the plan into its folder; every rank does the same."""
     from limbeck.engine.running import run_plan
 
@@ -127,7 +155,7 @@ def _train(folder: Path, plan: object, workshop: Workshop, key: str) -> None:
         verb = "is trained further" if begun else "is trained first"
         if world.leads:
             workshop.say(f"{key}: {verb} ({folder})")
-        run_plan(plan, folder, resume=begun, quiet=workshop.quiet)  # type: ignore[arg-type]
+        run_plan(plan, folder, resume=begun, quiet=workshop.quiet)
 
 
 @contextlib.contextmanager

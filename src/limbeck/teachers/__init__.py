@@ -11,6 +11,7 @@ from limbeck.teachers.ensemble import EnsembleTeacher
 from limbeck.teachers.live import LiveTeacher
 from limbeck.teachers.online import OnlineTeacher
 from limbeck.teachers.onnx import OnnxTeacher
+from limbeck.teachers.partial import PartialTeacher
 from limbeck.teachers.peers import PeersTeacher
 from limbeck.teachers.route import RouteTeacher
 from limbeck.teachers.sklearn_fit import fit_sklearn
@@ -28,6 +29,7 @@ __all__ = [
     "LiveTeacher",
     "OnlineTeacher",
     "OnnxTeacher",
+    "PartialTeacher",
     "PeersTeacher",
     "RouteTeacher",
     "SnapshotTeacher",

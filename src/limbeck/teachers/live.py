@@ -90,6 +90,7 @@ class LiveTeacher(Teacher):
         else:
             self._statistics = InputStatistics(normalization, name)
         self._size = InputSize(self._module, name)
+        self._normalization = normalization
         self._forward = forward
         # A compiled module is compiled anew: its code would not see the hooks of the taps.
         self._compile = compile or hasattr(module, "_orig_mod")
@@ -103,6 +104,18 @@ class LiveTeacher(Teacher):
         self._tapped: TappedModel | None = None
         # A half-precision or float64 network reads inputs of its own type.
         self._dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), None)
+
+    def with_module(self, module: nn.Module) -> LiveTeacher:
+        """Return a teacher with the same settings around another network of the same kind."""
+        return LiveTeacher(
+            module,
+            normalization=self._normalization,
+            name=self.name,
+            forward=self._forward,
+            compile=self._compile,
+            precision=self._precision,
+            channels_last=self._channels_last,
+        )
 
     @property
     def module(self) -> nn.Module:

@@ -166,11 +166,14 @@ class RouteTeacher(Teacher):
 
     def describe(self) -> str:
         """Return who takes over when."""
+        who = " -> ".join(f"({in_short(member)})" for member in self.members)
+        return f"a route of {len(self.members)} teachers, from {self.moments} on: {who}"
+
+    @property
+    def moments(self) -> str:
+        """When each takes over, in words."""
         unit = "epoch " if _in_epochs(self.at) else ""
-        moments = ", ".join(f"{unit}{moment:.4g}" if moment else "the start" for moment in self.at)
-        return f"a route of {len(self.members)} teachers, from {moments} on: " + " -> ".join(
-            f"({in_short(member)})" for member in self.members
-        )
+        return ", ".join(f"{unit}{moment:.4g}" if moment else "the start" for moment in self.at)
 
     def close(self) -> None:
         """Close every teacher."""
@@ -202,7 +205,7 @@ def check_moments(count: int, at: Sequence[float]) -> str:
     rising = all(a < b for a, b in pairwise(at))
     if at[0] != 0 or not rising or not all(map(math.isfinite, at)):
         return "expected rising numbers that begin with 0"
-    if at[1] < 1 <= at[-1]:
+    if len(at) > 1 and at[1] < 1 <= at[-1]:
         return "expected either shares of the training (below 1) or epochs (at least 1), got both"
     return ""
 
