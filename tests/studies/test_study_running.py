@@ -227,6 +227,8 @@ def _start(tmp_path: Path) -> "subprocess.Popen[str]":
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
+        # whoever runs the tests in the background has left them deaf to Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not list((tmp_path / "out" / "runs").glob("*/checkpoints/step-*")):
