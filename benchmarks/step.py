@@ -36,7 +36,7 @@ def network(name: str) -> nn.Module:
 
 
 def distiller_of(
-    method: str, student: str, teacher: str, batch_size: int = BATCH
+    method: Any, student: str, teacher: str, batch_size: int = BATCH
 ) -> Callable[[], object]:
     """Return the Distiller's step on a fixed batch."""
     images, labels = torch.rand(4 * batch_size, 3, 32, 32), torch.arange(4 * batch_size) % 100
@@ -54,8 +54,9 @@ def distiller_of(
             schedule=Schedule(name="constant"),
         ),
     )
-    batch = Batch(images[:batch_size], labels[:batch_size], torch.arange(batch_size))
-    return step_of(begun(plan), batch)
+    run = begun(plan)
+    ((batch,), *_) = run._batches()  # of training samples, as methods with a memory need
+    return step_of(run, batch)
 
 
 def step_of(run: Distiller, batch: Batch) -> Callable[[], object]:
