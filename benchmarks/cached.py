@@ -110,7 +110,9 @@ def whole(pair: Pair, kind: str) -> Callable[[], object]:
 def main() -> None:
     """Measure and print."""
     parser = arguments(__doc__ or "")
-    parser.add_argument("--trainings", type=int, default=5, help="pairs of trainings (default 5)")
+    parser.add_argument(
+        "--trainings", type=int, default=5, help="pairs of trainings (default 5; 0: none)"
+    )
     options = parser.parse_args()
     begin(options)
     torch.set_num_threads(1)
@@ -129,7 +131,7 @@ def main() -> None:
                     bar="≤ 1.05",
                 )
             )
-    for pair in pairs():
+    for pair in pairs() if options.trainings else ():
         results.append(
             compare(
                 f"30 epochs, {VIEWS} views, capture included, {pair.name}",
