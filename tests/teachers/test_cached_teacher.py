@@ -274,6 +274,23 @@ def test_a_batch_drawn_otherwise_is_refused(tmp_path: Path) -> None:
         teacher.ask(Batch(raw.inputs[:1], index=stranger, draw=epoch(data)[0].draw))
 
 
+@pytest.mark.parametrize("codec", ["float32", "float16", "topk", "sampled"])
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_stranger_among_others_is_refused_in_every_form(
+    codec: str, in_memory: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not in_memory:
+        monkeypatch.setattr("limbeck.teachers.cache.teacher.IN_MEMORY", -1)
+    teacher, data = cached(tmp_path / "c", codec=codec), digits()
+    batch = epoch(data)[0]
+    assert teacher.ask(batch) is not None
+    index = batch.index.clone()
+    index[1] = stranger = int(data.splits["test"].indices[0])
+    other = batch.replace(index=index, draw=batch.draw)
+    with pytest.raises(CacheError, match=f"sample {stranger} is not in the training part"):
+        teacher.ask(other)
+
+
 def test_what_cannot_be_cached_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TeacherError, match=r"there is nothing to save.*train.views=4.*clean"):
         cached(tmp_path / "c", look=visits(views=None))
