@@ -106,9 +106,18 @@ def ratio_of(
 def timed(function: Callable[[], object], clock: str = "wall") -> float:
     """Return the seconds that one call takes; by the "cpu" clock, those of this process."""
     now = time.process_time if clock == "cpu" else time.perf_counter
+    wait_for_gpu()
     began = now()
     function()
+    wait_for_gpu()
     return now() - began
+
+
+def wait_for_gpu() -> None:
+    """Wait for what the GPU was given to do, where this process uses one."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def bootstrap(values: list[float], draws: int = 2000) -> tuple[float, float]:
@@ -147,9 +156,17 @@ def add_clock(parser: argparse.ArgumentParser) -> None:
 def begin(options: argparse.Namespace) -> None:
     """Print the machine and its load; leave if it is busy."""
     share = load()
-    print(f"{platform.machine()}, {os.cpu_count()} cores, load {share:.0%} of them")
+    print(f"{platform.machine()}, {os.cpu_count()} cores{_gpu()}, load {share:.0%} of them")
     if share > BUSY and not options.despite_load:
         sys.exit("the machine is busy with other work: wait, or say --despite-load")
+
+
+def _gpu() -> str:
+    """Name the GPU that is used, where there is one."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return ""
+    return f", {torch.cuda.get_device_name()}"
 
 
 def finish(results: list[Ratio], options: argparse.Namespace) -> None:

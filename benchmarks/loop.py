@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from limbeck.engine.distiller import Distiller
-from limbeck.engine.distributed import World
+from limbeck.engine.distributed import World, pick_device
 from limbeck.engine.logbook import Console
 from limbeck.engine.measuring import Judge
 from limbeck.engine.plan import Plan
@@ -16,8 +16,8 @@ from limbeck.engine.setup import assemble
 
 
 def begun(plan: Plan) -> Distiller:
-    """Return a run that stands before its first epoch, in a folder of its own."""
-    world = World()
+    """Return a run before its first epoch, in a folder of its own, on the GPU if there is one."""
+    world = World(device=pick_device())
     parts = assemble(plan, world)
     folder = RunFolder(Path(tempfile.mkdtemp()))
     folder.create({}, plan.name)

@@ -21,6 +21,7 @@ from benchmarks.loop import begun
 from limbeck.data import TensorSamples, bundle_from
 from limbeck.data.batch import Batch
 from limbeck.engine.distiller import Distiller
+from limbeck.engine.distributed import pick_device
 from limbeck.engine.plan import Plan
 from limbeck.engine.settings import Optimizer, Schedule, Train
 from limbeck.methods import as_methods
@@ -74,8 +75,9 @@ def step_of(run: Distiller, batch: Batch) -> Callable[[], object]:
 
 def floor(student: str, teacher: str) -> Callable[[], object]:
     """Return the same step written out in plain torch."""
-    images, labels = torch.rand(BATCH, 3, 32, 32), torch.arange(BATCH) % 100
-    ours, theirs = network(student).train(), network(teacher).eval()
+    device = pick_device()
+    images, labels = torch.rand(BATCH, 3, 32, 32).to(device), torch.arange(BATCH).to(device) % 100
+    ours, theirs = network(student).train().to(device), network(teacher).eval().to(device)
     optimizer = torch.optim.SGD(ours.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
 
     def step() -> None:

@@ -130,10 +130,21 @@ def without_sync(module: nn.Module, *, last: bool) -> AbstractContextManager[Non
 
 
 def pick_device() -> torch.device:
-    """Return the device of this process: its GPU where there is one, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
+    """Return the device of this process: its GPU where there is one, else the CPU.
+
+    Raises:
+        LimbeckError: more processes than GPUs were started on this machine.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    place, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if place >= count:
+        raise LimbeckError(
+            f"process {place + 1} of this machine has no GPU: {count} "
+            f"{'is' if count == 1 else 'are'} visible; start {count} with --nproc-per-node={count},"
+            " or set CUDA_VISIBLE_DEVICES= to train on the CPU"
+        )
+    return torch.device("cuda", place)
 
 
 @contextmanager
@@ -151,7 +162,7 @@ def joined_world() -> Iterator[World]:
         return
     mine = not dist.is_initialized()
     if mine:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        start_group(device)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), device)
     except RuntimeError as error:
@@ -168,6 +179,15 @@ def joined_world() -> Iterator[World]:
         if mine:
             gc.collect()  # wrappers that sit in reference cycles still hold the group
             dist.destroy_process_group()
+
+
+def start_group(device: torch.device) -> None:
+    """Make the process group: NCCL for what lies on GPUs, gloo for what lies on the CPU."""
+    if device.type == "cpu":
+        dist.init_process_group("gloo")
+        return
+    torch.cuda.set_device(device)  # else every process speaks for the first GPU
+    dist.init_process_group("cpu:gloo,cuda:nccl", device_id=device)
 
 
 def _is_lost_peer(error: RuntimeError) -> bool:

@@ -31,7 +31,7 @@ def environment(world_size: int = 1, device: str = "cpu") -> dict[str, Any]:
         "device": device,
         "threads": torch.get_num_threads(),
         "world_size": world_size,
-        "kernels": _kernels(),
+        "kernels": _kernels(device),
         "commit": _commit(),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
@@ -46,10 +46,10 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _kernels() -> str:
-    """Return the fastest form that divergences of large logits take here."""
+def _kernels(device: str) -> str:
+    """Return the fastest form that divergences of large logits take on the device."""
     try:
-        return fastest()
+        return fastest(device)
     except ValueError as error:
         raise LimbeckError(str(error)) from None
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +29,7 @@ from limbeck.engine.settings import Train
 from limbeck.engine.setup import assemble, example_batch
 from limbeck.engine.signals import Interrupted
 from limbeck.engine.threads import choose_threads
-from limbeck.errors import CheckpointError, LimbeckError
+from limbeck.errors import CheckpointError, LimbeckError, RecipeError
 from limbeck.files import write_bytes, write_json
 from limbeck.models import save_model
 from limbeck.models.calling import restore_attention
@@ -93,13 +95,26 @@ def _threads(wanted: int | None) -> Iterator[None]:
 
 @contextmanager
 def _deterministic(wanted: bool) -> Iterator[None]:
-    """Hold torch to deterministic algorithms; not touched unless asked (it loads a compiler)."""
+    """Hold torch to deterministic algorithms; not touched unless asked (it loads a compiler).
+
+    Raises:
+        RecipeError: something in the run has no deterministic form on this device.
+    """
     if not wanted or torch.are_deterministic_algorithms_enabled():
         yield
         return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else matrix products may differ
     torch.use_deterministic_algorithms(True)
     try:
         yield
+    except RuntimeError as error:
+        found = re.match(r"(\w+) does not have a deterministic implementation", str(error))
+        if found is None:
+            raise
+        raise RecipeError(
+            f"train.deterministic is true, but torch has no deterministic form of {found[1]} on "
+            "this device; set it to false, or do without what calls it"
+        ) from error
     finally:
         torch.use_deterministic_algorithms(False)
 

@@ -3,11 +3,11 @@
 The plain form of ``limbeck.functional`` serves whatever must see inside the equation
 (``torch.compile``, ``torch.func``, tracing, forward derivatives, tensor subclasses). Small logits
 take it too, but for KL, whose gradient is written down beside its value ("direct"): of such a loss
-most of the time is that of recording it and walking back. From
-``FUSED_FROM`` logits on the fused form serves, block by block; from ``COMPILED_FROM`` on, where a
-gradient is wanted on a CPU that has a C++ compiler, its blocks are compiled, once for each kind
-of divergence and precision. The same run on the same machine therefore always takes the same form,
-which is what bit-exact resume needs. ``LIMBECK_KERNELS`` narrows the choice.
+most of the time is that of recording it and walking back. From ``FUSED_FROM`` logits on the fused
+form serves, block by block; from ``COMPILED_FROM`` on, where a gradient is wanted and torch can
+compile for the device (a C++ compiler for a CPU, Triton for a GPU), its blocks are compiled, once
+for each kind of divergence and precision. The same run on the same machine therefore always takes
+the same form, which is what bit-exact resume needs. ``LIMBECK_KERNELS`` narrows the choice.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def form_for(student: Tensor, teacher: Tensor | None = None) -> Form:
         return "plain"
     if _all_is_seen() or _must_be_seen(student) or (teacher is not None and _must_be_seen(teacher)):
         return "plain"
-    most = fastest()
+    most = fastest(student.device.type)
     if most == "plain":
         return most
     if student.numel() < FUSED_FROM or student.shape[-1] < FEWEST_CLASSES:
@@ -55,28 +55,41 @@ def form_for(student: Tensor, teacher: Tensor | None = None) -> Form:
     if most != "compiled":
         return most
     trains = torch.is_grad_enabled() and student.requires_grad
-    large = student.numel() >= COMPILED_FROM and student.device.type == "cpu"
+    large = student.numel() >= COMPILED_FROM
     return "compiled" if trains and large else "chunked"
 
 
-def fastest() -> Fastest:
+def fastest(device: str = "cpu") -> Fastest:
     """Return the fastest form that this process takes: ``LIMBECK_KERNELS``, and the machine.
+
+    Args:
+        device: type of device, "cpu" or "cuda".
 
     Raises:
         ValueError: ``LIMBECK_KERNELS`` is set to something unknown.
     """
     said = os.environ.get(VARIABLE, "compiled")
     if said == "compiled":
-        return "compiled" if has_compiler() else "chunked"
+        return "compiled" if has_compiler(device) else "chunked"
     if said not in get_args(Fastest):
         raise ValueError(f"{VARIABLE} is {said!r}; expected one of {', '.join(get_args(Fastest))}")
     return said  # type: ignore[return-value]
 
 
 @functools.cache
-def has_compiler() -> bool:
-    """Whether torch can compile for the CPU here: Linux, a C++ compiler, and dynamo not off."""
+def has_compiler(device: str = "cpu") -> bool:
+    """Whether torch can compile for the device here: a C++ compiler, or Triton, and dynamo not off.
+
+    Only on Linux; for a GPU the C++ compiler is needed too, by Triton itself.
+    """
     if sys.platform != "linux" or os.environ.get("TORCHDYNAMO_DISABLE") == "1":
+        return False
+    if device == "cuda":
+        from torch.utils._triton import has_triton
+
+        if not has_triton():
+            return False
+    elif device != "cpu":
         return False
     return any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "g++"))
 

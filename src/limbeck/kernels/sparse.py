@@ -10,7 +10,7 @@ from torch import Tensor
 from limbeck.kernels.blocks import blocks
 from limbeck.kernels.bodies import excess, raise_others
 from limbeck.kernels.choice import Form
-from limbeck.kernels.dense import compiled, working_dtype
+from limbeck.kernels.dense import block_size, compiled, working_dtype
 
 _BLOCK = 2**20  # logits gone over at once: worked on in place, and forty small steps are shared
 _LOWEST = -1e30  # stands for a log of nothing where inf - inf would be formed
@@ -51,7 +51,7 @@ class SparseDivergence:
         tensors = [student, self.ids, log_p, tail, values]
         tensors += [] if gradient is None else [gradient]
         with torch.no_grad(), torch.autocast(student.device.type, enabled=False):
-            for block in blocks(tensors, min(_BLOCK, student.numel() // 12)):
+            for block in blocks(tensors, _block_size(student)):
                 block[4].copy_(self._rows(*block[:4], *block[5:]))
         rows = values.squeeze(-1) * self.weight
         return (rows.sum() if self.summed else rows).to(working_dtype(student))
@@ -85,3 +85,10 @@ class SparseDivergence:
                 gradient.copy_(others)
         gap = torch.where(p > 0, log_q - all_p, 2.0)
         return excess(p, q, gap).sum(dim=-1, keepdim=True)
+
+
+def _block_size(student: Tensor) -> int:
+    """Return how many logits are gone over at once."""
+    if student.device.type != "cpu":
+        return block_size("compiled", student)
+    return min(_BLOCK, student.numel() // 12)

@@ -59,6 +59,7 @@ def check_method(
     make_student: Network | None = None,
     make_teacher: Network | None = None,
     input_shape: Sequence[int] = (1, 8, 8),
+    device: str = "cpu",
 ) -> MethodReport:
     """Check that a method keeps the loss contracts, for every kind of task on its Card.
 
@@ -84,6 +85,7 @@ def check_method(
         make_student: builds a student with so many outputs, where a small CNN will not do.
         make_teacher: likewise, for the teacher.
         input_shape: shape of one input of these networks.
+        device: where the losses are computed, for example "cuda".
 
     Returns:
         Which contracts held, and which are exempt by the Card and why.
@@ -102,6 +104,7 @@ def check_method(
         "make_student": make_student,
         "make_teacher": make_teacher,
         "input_shape": input_shape,
+        "device": device,
     }
     for name, check in _CHECKS.items():
         if name in exempt:

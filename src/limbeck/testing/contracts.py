@@ -118,7 +118,8 @@ def gradient(make: Make) -> None:
     leaves = scene.student.tensors
     generator = torch.Generator().manual_seed(7)
     for _ in range(3):
-        ways = [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in leaves]
+        drawn = [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in leaves]
+        ways = [way.to(x) for way, x in zip(drawn, leaves, strict=True)]
         claimed = sum(float((slope * way).sum()) for slope, way in zip(slopes, ways, strict=True))
         measured = _slope(scene, ways)
         assert abs(claimed - measured) <= 1e-5 * max(abs(measured), 1e-3), (

@@ -136,6 +136,17 @@ class Scene:
             runtime=runtime,
         )
 
+    def to(self, device: torch.device | str) -> Scene:
+        """Return the scene on a device."""
+        device = torch.device(device)
+        return dataclasses.replace(
+            self,
+            student=self.student.to(device),
+            teachers=tuple(teacher.to(device) for teacher in self.teachers),
+            runtime=copy.deepcopy(self.runtime).to(device),
+            batch=self.batch.to(device),
+        )
+
     def _heard(self, said: Outputs, batch: Batch) -> Outputs:
         if not self.method.card.needs_teacher:
             return said
@@ -146,6 +157,7 @@ class Scene:
 
     def _context(self, student: Speaker) -> Context:
         ctx = make_context(self.task, self.student.logits.shape[1])
+        ctx.device = self.student.logits.device
         if self.method.card.students == "cohort":
             ctx.num_members = NUM_PEERS + 1
 
@@ -173,6 +185,7 @@ def make_scene(
     make_student: Network | None = None,
     make_teacher: Network | None = None,
     input_shape: Sequence[int] = (1, 8, 8),
+    device: torch.device | str = "cpu",
 ) -> Scene:
     """Put a method between a made-up student and teacher.
 
@@ -190,6 +203,7 @@ def make_scene(
             CNN.
         make_teacher: likewise; None: a wider CNN.
         input_shape: shape of one input of these networks.
+        device: where the losses are computed; everything is made on the CPU, the same for all.
     """
     generator = torch.Generator().manual_seed(seed)
     originals = torch.rand(num_samples, *input_shape, generator=generator)
@@ -229,7 +243,8 @@ def make_scene(
     speaker = speak(ours)
     count = NUM_PEERS if cohort else 1
     teachers = tuple(_renamed(speaker, theirs) if equal else speak(theirs) for _ in range(count))
-    return Scene(method, task, speaker, teachers, runtime, batch)
+    scene = Scene(method, task, speaker, teachers, runtime, batch)
+    return scene if torch.device(device).type == "cpu" else scene.to(device)
 
 
 def make_context(task: str, num_outputs: int) -> Context:
@@ -240,9 +255,9 @@ def make_context(task: str, num_outputs: int) -> Context:
 
 def take(batch: Batch, rows: Sequence[int]) -> Batch:
     """Return the samples of ``rows``, in that order."""
-    chosen = torch.as_tensor(list(rows), dtype=torch.int64)
     assert batch.targets is not None
     assert batch.index is not None
+    chosen = torch.as_tensor(list(rows), dtype=torch.int64, device=batch.index.device)
     return batch.replace(
         inputs=batch.inputs[chosen], targets=batch.targets[chosen], index=batch.index[chosen]
     )

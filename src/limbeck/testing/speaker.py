@@ -74,6 +74,17 @@ class Speaker:
         changed = [self.logits.to(logits), *(f.to(features) for f in self.features.values())]
         return self.with_tensors(changed)
 
+    def to(self, device: torch.device) -> Speaker:
+        """Return a copy on a device."""
+        return dataclasses.replace(
+            self,
+            logits=self.logits.to(device),
+            features={name: value.to(device) for name, value in self.features.items()},
+            pull={name: value.to(device) for name, value in self.pull.items()},
+            tilt=self.tilt.to(device),
+            originals=self.originals.to(device),
+        )
+
 
 def make_speaker(
     originals: Tensor,
