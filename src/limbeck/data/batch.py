@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from limbeck.data.samples import Samples
 
 IGNORE = -100
+_STAGED = 2**16  # bytes; what is smaller is copied to a GPU without waiting for it
 """Class index of a sample without a label (torch's own ``ignore_index``)."""
 
 
@@ -52,6 +53,7 @@ class Batch:
         label_share: this batch's share of that step's labelled samples, in [0, 1].
         draw: how the training loader drew these inputs; None: they are other inputs (those of an
             evaluation, or replaced since).
+        index_on_host: ``index`` as it was before ``to`` moved it; see ``positions``.
     """
 
     inputs: Any
@@ -62,6 +64,7 @@ class Batch:
     share: float = 1.0
     label_share: float = 1.0
     draw: Draw | None = None
+    index_on_host: Tensor | None = None
 
     def __len__(self) -> int:
         return len(first_tensor(self.inputs))
@@ -71,6 +74,20 @@ class Batch:
         """Bool ``[batch]``: which samples have a label; None where there are no targets at all."""
         return None if self.targets is None else has_label(self.targets)
 
+    @property
+    def positions(self) -> Tensor:
+        """``index`` on the CPU, where what is kept there is looked up, without waiting for a GPU.
+
+        Raises:
+            ValueError: the batch has no index.
+        """
+        if self.index is None:
+            raise ValueError("the batch has no index: it is not known which samples it is of")
+        return self.index.cpu() if self.index_on_host is None else self.index_on_host
+
+    def _kept(self, device: torch.device) -> Tensor | None:
+        return None if device.type == "cpu" or self.index is None else self.positions
+
     def replace(self, **changes: Any) -> Batch:
         """Return a copy with some fields changed.
 
@@ -79,6 +96,8 @@ class Batch:
         """
         if changes.keys() & {"inputs", "teacher_inputs", "index"}:
             changes.setdefault("draw", None)
+        if "index" in changes:
+            changes.setdefault("index_on_host", None)
         return dataclasses.replace(self, **changes)
 
     def to(self, device: torch.device | str) -> Batch:
@@ -92,6 +111,7 @@ class Batch:
             share=self.share,
             label_share=self.label_share,
             draw=self.draw,
+            index_on_host=self._kept(torch.device(device)),
         )
 
 
@@ -117,12 +137,23 @@ def first_tensor(inputs: Any) -> Tensor:
 def move(value: Any, device: torch.device | str) -> Any:
     """Return ``value`` with every tensor in it on ``device``."""
     if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
+        return _pinned(value, device).to(device, non_blocking=True)
     if isinstance(value, Mapping):
         return {key: move(item, device) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(move(item, device) for item in value)
     return value
+
+
+def _pinned(value: Tensor, device: torch.device | str) -> Tensor:
+    """Return a large tensor on its way to a GPU in memory that the GPU reads by itself.
+
+    A copy from other memory waits until the GPU is done with everything before it: the next batch
+    could not be made meanwhile.
+    """
+    if value.device.type != "cpu" or value.nbytes < _STAGED or torch.device(device).type != "cuda":
+        return value
+    return value.pin_memory()
 
 
 def take_rows(batch: Batch, rows: Tensor) -> Batch:

@@ -16,7 +16,8 @@ from limbeck.kernels.blocks import blocks
 from limbeck.kernels.choice import Form
 
 CACHED = 2**16  # elements of a block that is run as it is: a handful of them fit a core's cache
-FILLING = 2**22  # elements that keep a GPU busy
+FILLING = 2**24  # elements of a block that keeps a GPU busy
+_COUNTED = 2**30  # elements that 32 bits count, with room
 
 Kind = Literal["forward", "reverse", "mixture"]
 
@@ -77,8 +78,8 @@ class Divergence:
 
 def block_size(form: Form, student: Tensor) -> int:
     """Return how many logits are gone over at once."""
-    if student.device.type != "cpu":
-        return max(FILLING, student.numel() // 32)
+    if student.device.type != "cpu":  # Triton keeps what lies between in registers: no blocks
+        return FILLING if form == "chunked" else _COUNTED
     if form == "chunked":
         return CACHED
     # A compiled body keeps the exponentials of its block: a few hundredths of all logits.

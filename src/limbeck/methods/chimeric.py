@@ -145,7 +145,7 @@ class ChimericRuntime(Runtime):
         if phase < 0 or batch.index is None:
             return batch
         donors = self.donors(ctx)
-        visit = phase * len(self.data.splits["train"]) + self.places[batch.index.cpu()]
+        visit = phase * len(self.data.splits["train"]) + self.places[batch.positions]
         inputs = self.compose(donors[visit % len(donors)]).to(batch.inputs)
         everything = torch.ones(len(inputs), dtype=torch.bool, device=inputs.device)
         made = batch.replace(inputs=inputs, teacher_inputs=None, changed=everything)

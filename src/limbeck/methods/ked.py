@@ -221,7 +221,7 @@ class KEDRuntime(Runtime):
         method = cast(KED, self.method)
         if method.teacher_view == "same" or batch.index is None or self.data is None:
             return batch
-        raw = self.data.splits["train"].at(batch.index.cpu())
+        raw = self.data.splits["train"].at(batch.positions)
         clean = self.data.augment_eval(raw.inputs, raw.index).to(batch.inputs)
         if batch.changed is not None:  # of a made-up sample there is no other view
             made = batch.changed.view(-1, *[1] * (clean.ndim - 1))

@@ -54,8 +54,6 @@ def moved_maps(outputs: Outputs, batch: Batch) -> Outputs:
     maps = apart(tuple(outputs.features))[1]
     if draw is None or batch.index is None or not maps or not draw.augment.steps.is_geometric:
         return outputs
-    parameters = draw.augment.geometric_parameters(
-        batch.index.cpu(), seed=draw.seed, view=draw.view
-    )
+    parameters = draw.augment.geometric_parameters(batch.positions, seed=draw.seed, view=draw.view)
     moved = {tap: apply_geometric(outputs.features[tap], parameters) for tap in maps}
     return dataclasses.replace(outputs, features={**outputs.features, **moved})

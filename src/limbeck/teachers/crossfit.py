@@ -150,7 +150,7 @@ class CrossFitTeacher(Teacher):
                 f"teachers.{self.name}: a sample was changed, and nobody can tell which fold has "
                 "not seen it"
             )
-        allowed = self.unseen[:, batch.index.cpu()]
+        allowed = self.unseen[:, batch.positions]
         return Outputs(self._mean(batch, allowed | ~allowed.any(dim=0), require_grad))
 
     def _mean(self, batch: Batch, allowed: Tensor, require_grad: bool = False) -> Tensor:

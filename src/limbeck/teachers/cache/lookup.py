@@ -64,7 +64,7 @@ class Lookup:
         if draw is not self._known:
             self._refuse_other(draw)
             self._known = draw
-        return Place(0 if self._one_view else draw.view, self._rows(batch.index.cpu()))
+        return Place(0 if self._one_view else draw.view, self._rows(batch.positions))
 
     def _refuse_other(self, draw: Draw) -> None:
         if self._clean:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from limbeck.data.batch import Batch, first_tensor
+from limbeck.data.batch import Batch, first_tensor, move
 from limbeck.errors import CacheError, TeacherError, unknown
 from limbeck.taps.outputs import Outputs
 from limbeck.teachers.answered_maps import moved_maps
@@ -172,7 +172,7 @@ class CachedTeacher(Teacher):
         if self.inputs == "clean":
             outputs = moved_maps(outputs, batch)
         device = first_tensor(batch.inputs).device
-        return outputs if device.type == "cpu" else outputs.map(lambda tensor: tensor.to(device))
+        return outputs if device.type == "cpu" else outputs.map(lambda tensor: move(tensor, device))
 
     def _gather(self, place: Place, batch: Batch, taps: Sequence[str] | None) -> Outputs:
         try:
