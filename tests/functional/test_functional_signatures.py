@@ -36,6 +36,7 @@ CALLS = {
     "attention_map": [(MAPS,)],
     "attention_transfer": [(MAPS, MAPS[:, :1, :4])],
     "base_samples": [(LOGITS, OTHERS, TARGETS)],
+    "average_pool": [(MAPS,)],
     "batch_correlation": [(LOGITS, OTHERS)],
     "batch_norm_margin": [(LOGITS[0], OTHERS[0])],
     "binary_cross_entropy": [(LOGITS, OTHERS.sigmoid())],
@@ -163,6 +164,7 @@ CALLS = {
     "wsld_weight": [(LOGITS, OTHERS, TARGETS)],
 }
 OPTIONS = {
+    "average_pool": {"size": 2},
     "bank_update": {"momentum": 0.5},
     "best_lambda": {"teacher_noise": 1.0, "covariance": 0.5},
     "control_variate": {"lam": 0.5},

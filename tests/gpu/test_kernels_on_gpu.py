@@ -13,10 +13,11 @@ KEPT = 5
 
 
 def sparse(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    log_p = (teacher.double() / temperature).log_softmax(-1)
-    found = log_p.topk(KEPT, dim=-1)
+    log_p = (teacher.cpu().double() / temperature).log_softmax(-1)
+    found = log_p.topk(KEPT, dim=-1)  # of classes alike, each device takes others
     rest = log_p.scatter(-1, found.indices, -torch.inf).logsumexp(-1)
-    return lf.kl_sparse(student, found.indices, found.values, rest, temperature=temperature)
+    kept = (value.to(student.device) for value in (found.indices, found.values, rest))
+    return lf.kl_sparse(student, *kept, temperature=temperature)
 
 
 LOSSES = {
@@ -55,8 +56,10 @@ def test_the_fused_form_is_exact(name, form, monkeypatch):
 @pytest.mark.parametrize("name", ["kl", "reverse", "jsd"])
 def test_extremes_masks_and_equality(name, form, monkeypatch):
     loss = LOSSES[name]
+    monkeypatch.setattr(choice, "FUSED_FROM", 1)
+    monkeypatch.setattr(choice, "COMPILED_FROM", 1)
     monkeypatch.setenv(choice.VARIABLE, form)
-    student, teacher = 1e4 * torch.randn(SHAPE), 1e4 * torch.randn(SHAPE)
+    student, teacher = 1e4 * torch.randn(6, 100), 1e4 * torch.randn(6, 100)
     student[:, 7] = teacher[:, 7] = -torch.inf
     value, slope = both(loss, student.cuda(), teacher.cuda())
     monkeypatch.setenv(choice.VARIABLE, "plain")
@@ -64,10 +67,14 @@ def test_extremes_masks_and_equality(name, form, monkeypatch):
     torch.testing.assert_close(value, exact, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(slope, steep, rtol=1e-5, atol=1e-5)
     monkeypatch.setenv(choice.VARIABLE, form)
-    equal = 3 * torch.randn(SHAPE)
+    equal = 3 * torch.randn(6, 100)
     value, slope = both(loss, equal.cuda(), equal.cuda())
     assert value == 0
     assert not slope.any()
+
+
+# Beside the gradient: nothing, half a tensor, or what a block of 2²⁴ logits needs.
+MOST = {"kl": 0.1, "sparse": 0.1, "reverse": 0.6, "jsd": 0.6}
 
 
 @pytest.mark.parametrize("form", ["compiled", "chunked"])
@@ -93,7 +100,8 @@ def test_little_more_than_the_gradient_is_made(name, form, monkeypatch):
     before = torch.cuda.memory_allocated()
     (0.5 * loss()).backward()
     size = student.untyped_storage().nbytes()
-    assert torch.cuda.max_memory_allocated() - before <= 1.5 * size
+    beside = MOST[name] if form == "compiled" else 15 * 2**24 / student.numel()
+    assert torch.cuda.max_memory_allocated() - before <= (1 + beside) * size
 
 
 def test_the_same_bits_each_time():

@@ -27,6 +27,7 @@ def test_contracts(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_values_and_gradients_are_those_of_the_cpu(name):
     method = all_methods()[name]()
+    near = 1e-9 if method.card.data_modification == "none" else 1e-7  # new inputs are float32
     for task in method.card.tasks:
         here, there = (make_scene(method, task, device=device) for device in ("cpu", "cuda"))
         ours, slopes = there.differentiated()
@@ -34,9 +35,9 @@ def test_values_and_gradients_are_those_of_the_cpu(name):
         assert ours.keys() == terms.keys()
         for key, value in terms.items():
             assert ours[key].device.type == "cuda"
-            torch.testing.assert_close(ours[key].cpu(), value, rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(ours[key].cpu(), value, rtol=near, atol=near / 1000)
         for one, other in zip(slopes, exact, strict=True):
-            torch.testing.assert_close(one.cpu(), other, rtol=1e-7, atol=1e-10)
+            torch.testing.assert_close(one.cpu(), other, rtol=100 * near, atol=near / 10)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -43,7 +43,9 @@ def test_a_cached_teacher_gives_the_losses_of_the_live_one(precision, tmp_path):
     data = load_data("digits", num_train=64, augment=AUGMENT)
 
     def log(teacher: Any, folder: str) -> Any:
-        plan = make_plan("kd", data=data, epochs=4, views=2, precision=precision)
+        plan = make_plan(
+            "kd", data=data, epochs=4, views=2, precision=precision, deterministic=True
+        )
         plan.teachers["teacher"] = teacher
         run(plan, tmp_path / folder)
         return log_of(tmp_path / folder)

@@ -212,7 +212,7 @@ def test_rows_number_the_training_samples_of_a_larger_set():
     assert int(others.max()) < len(view)
     assert torch.equal(view.indices.sort().values[rows], view.indices[:6])
     with pytest.raises(MethodError, match="not one of the training part"):
-        source.draw(data.splits["test"].indices[:1], 9, 0, 0)
+        source.refuse_strangers(data.splits["test"].indices[:1])
 
 
 def test_one_class_is_refused_in_one_line():

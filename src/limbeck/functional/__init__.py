@@ -95,6 +95,7 @@ from limbeck.functional.partial import (
     keep_confidence,
     keep_top_k,
 )
+from limbeck.functional.pooling import average_pool
 from limbeck.functional.rectification import (
     is_wrong,
     rectify,
@@ -147,6 +148,7 @@ __all__ = [
     "assignment_kl",
     "attention_map",
     "attention_transfer",
+    "average_pool",
     "bank_scores",
     "bank_update",
     "base_samples",

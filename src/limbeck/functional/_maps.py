@@ -1,9 +1,10 @@
 """What the equations on feature maps share: shapes, common sizes, means."""
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from limbeck.functional._common import result_dtype
+from limbeck.functional.pooling import average_pool
 
 
 def check_maps(student: Tensor, teacher: Tensor) -> None:
@@ -47,4 +48,4 @@ def mean_of(values: Tensor) -> Tensor:
 def _pool(feature: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(feature.shape[2:]) == size:
         return feature
-    return nn.functional.adaptive_avg_pool2d(feature, size)
+    return average_pool(feature, size=size)

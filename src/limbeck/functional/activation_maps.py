@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from limbeck.functional._common import check_positive, result_dtype
 from limbeck.functional._maps import check_maps, mean_of
+from limbeck.functional.pooling import average_pool
 
 
 def class_activation_maps(
@@ -76,7 +77,7 @@ def class_attention(
     theirs = teacher_maps.detach().to(result_dtype(teacher_maps))
     if binarise:
         theirs = (theirs > theirs.abs().mean(dim=(2, 3), keepdim=True)).to(theirs.dtype)
-    ours, theirs = (nn.functional.adaptive_avg_pool2d(maps, size) for maps in (ours, theirs))
+    ours, theirs = (average_pool(maps, size=size) for maps in (ours, theirs))
     if normalise:
         ours, theirs = (nn.functional.normalize(m.flatten(2), dim=2) for m in (ours, theirs))
     return mean_of((ours - theirs).square())

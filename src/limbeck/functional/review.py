@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from limbeck.functional._common import check_same_shape, result_dtype
 from limbeck.functional._maps import check_maps
 from limbeck.functional.feature import hint
+from limbeck.functional.pooling import average_pool
 
 
 def hierarchical_context(
@@ -38,10 +39,11 @@ def hierarchical_context(
     ours = student_feature.to(result_dtype(student_feature))
     theirs = teacher_feature.detach().to(result_dtype(teacher_feature))
     total, weight, weights = hint(ours, theirs), 1.0, 1.0
-    pool = nn.functional.adaptive_avg_pool2d
     for size in sizes:
         if size < min(ours.shape[2:]):
             weight /= 2
             weights += weight
-            total = total + weight * hint(pool(ours, size), pool(theirs, size))
+            total = total + weight * hint(
+                average_pool(ours, size=size), average_pool(theirs, size=size)
+            )
     return total / weights

@@ -67,7 +67,9 @@ class SparseDivergence:
         others.copy_(x)
         # Added, not written: a place not used adds nothing to the class that stands in it.
         others.scatter_add_(-1, ids, torch.where(used, -torch.inf, 0.0).to(dtype))
-        body = compiled(raise_others) if self.form == "compiled" else raise_others
+        # Triton would make a new tensor of what is here worked on in place, and gain little
+        quick = self.form == "compiled" and x.device.type == "cpu"
+        body = compiled(raise_others) if quick else raise_others
         top, rest = (column.double() for column in body(others, others.new_full((1, 1), cold)))
         kept = (x.gather(-1, ids).double() * cold).masked_fill(~used, -torch.inf)
         logs = torch.cat((kept, rest.log() + top * cold), dim=-1)

@@ -192,7 +192,7 @@ def student_positions(feature: Tensor, size: Sequence[int]) -> Tensor:
     """
     if feature.ndim == 4 and tuple(feature.shape[2:]) != tuple(size):
         height, width = size
-        feature = nn.functional.adaptive_avg_pool2d(feature, (height, width))
+        feature = functional.average_pool(feature, size=(height, width))
     return as_positions(feature)
 
 

@@ -186,6 +186,7 @@ class CRDRuntime(Runtime):
         theirs = _embed(self.embed_teacher, teacher.features[self.pair.teacher].detach())
         if method.negatives == "batch":
             return {"crd": self._against_batch(ours, theirs, batch, ctx)}
+        self.source.refuse_strangers(batch.positions)
         rows, others = self.source.draw(batch.index, method.num_negatives, ctx.seed, ctx.step)
         chosen = torch.cat([rows[:, None], others], dim=1)
         sides = ((ours, self.teacher_bank), (theirs, self.student_bank))

@@ -173,7 +173,7 @@ class Gate(nn.Module):
         """Return the aggregate with the layer, ``[batch, channels, height, width]``."""
         if before.shape[2:] != layer.shape[2:]:
             size = (layer.shape[2], layer.shape[3])
-            before = nn.functional.adaptive_avg_pool2d(before, size)
+            before = functional.average_pool(before, size=size)
         before = self.carry(before)
         aggregate: Tensor = self.norm(functional.highway(before, layer, self.gate(before)))
         return aggregate

@@ -45,7 +45,7 @@ class NegativeSource:
     """
 
     def __init__(self, view: View, *, keep_class: bool) -> None:
-        self._index = torch.unique(view.indices)  # sorted
+        self._known = self._index = torch.unique(view.indices)  # sorted; the first stays here
         same = groups_of(view.base_targets[self._index], self._index, keep_class=keep_class)
         groups = torch.unique(same, return_inverse=True)[1]
         sizes = groups.bincount()
@@ -58,6 +58,19 @@ class NegativeSource:
         self._size = sizes[groups]
         self._start = (sizes.cumsum(0) - sizes)[groups]
 
+    def refuse_strangers(self, positions: Tensor) -> None:
+        """Refuse samples that are none of the training samples.
+
+        Args:
+            positions: int64 ``[batch]``, on the CPU: nothing is waited for.
+
+        Raises:
+            MethodError: a sample is none of them.
+        """
+        rows = torch.searchsorted(self._known, positions).clamp_(max=len(self._known) - 1)
+        if not torch.equal(self._known[rows], positions):
+            raise MethodError("method crd: a sample of the batch is not one of the training part")
+
     def draw(self, index: Tensor, count: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
         """Return the rows of samples, and rows of their negatives.
 
@@ -69,14 +82,9 @@ class NegativeSource:
 
         Returns:
             int64 ``[batch]`` and ``[batch, count]``.
-
-        Raises:
-            MethodError: a sample is none of the training samples.
         """
         self._move(index.device)
         rows = torch.searchsorted(self._index, index)
-        if bool((self._index[rows.clamp(max=len(self._index) - 1)] != index).any()):
-            raise MethodError("method crd: a sample of the batch is not one of the training part")
         size, start = self._size[rows], self._start[rows]
         places = counter_draws(seed, step, index, len(self._index) - size, count)
         places = torch.where(places < start[:, None], places, places + size[:, None])

@@ -155,7 +155,7 @@ class SimKDRuntime(Runtime):
         theirs = teacher.features[self.pair.teacher].detach()
         if theirs.ndim == 4 and list(theirs.shape[2:]) != self.size:
             height, width = self.size
-            theirs = nn.functional.adaptive_avg_pool2d(theirs, (height, width))
+            theirs = functional.average_pool(theirs, size=(height, width))
         return {"simkd": functional.hint(student.features[self._tap], theirs)}
 
     def deployed_spec(

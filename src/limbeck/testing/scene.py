@@ -136,14 +136,12 @@ class Scene:
             runtime=runtime,
         )
 
-    def to(self, device: torch.device | str) -> Scene:
-        """Return the scene on a device."""
-        device = torch.device(device)
+    def to(self, device: torch.device) -> Scene:
+        """Return the scene with its answers on a device, where its networks are."""
         return dataclasses.replace(
             self,
             student=self.student.to(device),
             teachers=tuple(teacher.to(device) for teacher in self.teachers),
-            runtime=copy.deepcopy(self.runtime).to(device),
             batch=self.batch.to(device),
         )
 
@@ -203,8 +201,9 @@ def make_scene(
             CNN.
         make_teacher: likewise; None: a wider CNN.
         input_shape: shape of one input of these networks.
-        device: where the losses are computed; everything is made on the CPU, the same for all.
+        device: where the losses are computed; all numbers are drawn on the CPU, the same for each.
     """
+    device = torch.device(device)
     generator = torch.Generator().manual_seed(seed)
     originals = torch.rand(num_samples, *input_shape, generator=generator)
     batch = Batch(
@@ -221,19 +220,21 @@ def make_scene(
         torch.manual_seed(seed)
         student = make_student(num_outputs).eval()
         network = make_teacher(num_outputs).eval()
+        student, network = student.to(device), network.to(device)
         if method.card.same_network:  # parameters, not made-up answers, are what is computed with
             student, network = student.double(), network.double()
         teacher: Teacher = PeersTeacher() if cohort else LiveTeacher(network)
         ctx = make_context(task, num_outputs)
         ctx.num_members = NUM_PEERS + 1 if cohort else 1
-        ctx.example = take(batch, range(min(2, num_samples)))
+        ctx.example, ctx.device = take(batch, range(min(2, num_samples))).to(device), device
         name = method.teacher or teacher.name
         data = _bundle(originals, batch, task, num_outputs)
         with torch.no_grad():
-            runtime = method.prepare(student, {name: teacher}, data, ctx).double()
+            runtime = method.prepare(student, {name: teacher}, data, ctx).to(device).double()
         teacher.close()
     student = runtime.student or student  # where the method puts another in its place
-    shown = originals[:1].double() if method.card.same_network else originals[:1]
+    student = student.to(device)
+    shown = (originals[:1].double() if method.card.same_network else originals[:1]).to(device)
     ours = tap_shapes(student, runtime.student_taps(), shown)
     theirs = tap_shapes(student if cohort else network, runtime.teacher_taps(), shown)
 
@@ -243,8 +244,7 @@ def make_scene(
     speaker = speak(ours)
     count = NUM_PEERS if cohort else 1
     teachers = tuple(_renamed(speaker, theirs) if equal else speak(theirs) for _ in range(count))
-    scene = Scene(method, task, speaker, teachers, runtime, batch)
-    return scene if torch.device(device).type == "cpu" else scene.to(device)
+    return Scene(method, task, speaker, teachers, runtime, batch).to(device)
 
 
 def make_context(task: str, num_outputs: int) -> Context:
