@@ -61,7 +61,7 @@ class Divergence:
         tensors += [] if gradient is None else [gradient]
         body = self._body(dtype, student.device)
         with torch.no_grad(), torch.autocast(student.device.type, enabled=False):
-            for block in blocks(tensors, block_size(self.form, student, self.kind)):
+            for block in blocks(tensors, block_size(self.form, student)):
                 x, y, c, w, value = block[:5]
                 slope = None if gradient is None else block[5]
                 value.copy_(body(x, y, c, w, slope).unsqueeze(-1))
@@ -76,22 +76,18 @@ class Divergence:
         return functools.partial(function, beta=torch.tensor(self.beta, dtype=dtype, device=device))
 
 
-def block_size(form: Form, student: Tensor, kind: Kind) -> int:
-    """Return how many logits are gone over at once."""
+def block_size(form: Form, student: Tensor) -> int:
+    """Return how many logits are gone over at once.
+
+    On a GPU, compiled, all of them: what lies between stays in registers (reverse divergences and
+    mixtures keep two tensors in working precision), and blocks were measured to be slower.
+    """
     if student.device.type != "cpu":
-        return FILLING if form == "chunked" else _of_triton(student.numel(), kind)
+        return FILLING if form == "chunked" else _COUNTED
     if form == "chunked":
         return CACHED
     # A compiled body keeps the exponentials of its block: a few hundredths of all logits.
     return min(2**19, student.numel() // 32)
-
-
-def _of_triton(size: int, kind: Kind) -> int:
-    """Return the block of a body compiled for a GPU: as large as can be, each has its overhead.
-
-    Of the forward divergence all that lies between stays in registers; the others keep two tensors.
-    """
-    return min(_COUNTED, size if kind == "forward" else max(FILLING, size // 4))
 
 
 def working_dtype(*tensors: Tensor) -> torch.dtype:

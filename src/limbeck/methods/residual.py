@@ -129,7 +129,6 @@ class Residual(Method):
             self._check_features(both, theirs)
         else:
             both, split = self._cut(student, ours, theirs, example, call)
-            both = both.to(ctx.device)
         if self.head == "teacher":
             _copy_head(theirs, both.head)
         lifts = "lift_student", "lift_assistant"

@@ -107,7 +107,7 @@ def cut_in_two(
     example: Any,
     call: Call = call_model,
 ) -> StudentAssistant:
-    """Return a student and an assistant that are cut out of one network.
+    """Return a student and an assistant that are cut out of one network, on its device.
 
     Args:
         given: the network; it is not changed.
@@ -129,7 +129,7 @@ def cut_in_two(
         heads=(head, head),
         features=features,
         num_classes=num_classes,
-    )
+    ).to(next(given.parameters()).device)
 
 
 def cut_again(
