@@ -16,13 +16,14 @@ SUITE   := src tests --doctest-modules -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check-all lint types layers docs bench format clean
+.PHONY: help install demo test test-gpu check-all lint types layers docs bench format clean
 
 help:  ## show this list
 	@echo "make install     create .venv and install Limbeck with its tools, from constraints.txt"
 	@echo "make demo        distil on bundled real data; prints a table, writes a report (2 minutes)"
 	@echo "make test        all checks: style, types, layers, docs, doctests, tests (under 10 minutes)"
 	@echo "make check-all   the same with the slow tests: hundreds of kills, golden curves (long)"
+	@echo "make test-gpu    what needs a GPU; nothing without one (3 minutes)"
 	@echo "make lint        ruff: style and formatting        make format   let ruff repair both"
 	@echo "make types       mypy --strict                     make layers   imports point one way"
 	@echo "make docs        build the site into site/         make bench    speed against the floor"
@@ -72,6 +73,9 @@ test: lint types layers docs  ## everything but the slow tests
 
 check-all: lint types layers docs  ## everything, slow tests included
 	@$(PYTEST) $(SUITE) -m "slow or not slow"
+
+test-gpu: $(STAMP)  ## what needs a GPU
+	@$(PYTEST) tests/gpu -n $(JOBS) || test $$? -eq 5
 
 bench: $(STAMP)  ## speed against the floor
 	@$(BIN)/python -m benchmarks.startup
