@@ -103,3 +103,9 @@ def test_a_recipe_in_a_file_cannot_be_changed_key_by_key(base: Path) -> None:
         load_study(extend(base, recipe={"train.epochs": 1}))
     recipe = plan_study(load_study(extend(base))).arms[0].trials[0].recipe
     assert recipe.train.epochs == TINY["recipe"]["train"]["epochs"]
+
+
+def test_a_key_that_no_study_has_is_told_of_the_file_that_it_stands_in(base: Path) -> None:
+    write(base, {**TINY, "sedes": [0, 1]})
+    with pytest.raises(RecipeError, match=r"study\.yaml: sedes: unknown key 'sedes': did you mean"):
+        load_study(extend(base))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from limbeck.errors import RecipeError
+from limbeck.errors import RecipeError, unknown
 from limbeck.recipe.overrides import apply_override, read_overrides
 from limbeck.recipe.paths import absolute
 from limbeck.recipe.plain import show
 from limbeck.recipe.reading import named, read_document
+from limbeck.studies.schema import Study
 
 NAMED = ("arms", "axes", "scales")
 """Parts whose entries have names: an entry replaces that of its name, the others stay."""
@@ -34,8 +36,8 @@ def with_extended(
         the document, and the folder that relative paths start from: that of the study at the root.
 
     Raises:
-        RecipeError: a file cannot be read, the chain leads back to itself, or the recipe of the
-            study that is extended is a file of its own.
+        RecipeError: a file cannot be read or has a key that no study has, the chain leads back to
+            itself, or the recipe of the study that is extended is a file of its own.
     """
     claims = document.get("claims")
     if isinstance(claims, str):
@@ -50,8 +52,17 @@ def with_extended(
         raise RecipeError(f"extends: {source} leads back to a study that extends this one")
     base, _ = read_document(below)
     with named(below):
+        _refuse_unknown(base)
         base, folder = with_extended(base, below.parent, (*chain, below.resolve()))
     return _merged(base, document, below), folder
+
+
+def _refuse_unknown(base: Mapping[str, Any]) -> None:
+    """Refuse a key that no study has, while it is known in which file it stands."""
+    known = [field.name for field in dataclasses.fields(Study)]
+    for key in base:
+        if key not in known:
+            raise RecipeError(f"{key}: " + unknown("key", key, known))
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any], below: Path) -> dict[str, Any]:
