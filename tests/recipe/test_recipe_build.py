@@ -369,5 +369,9 @@ def test_the_summary_names_everything(home: Path) -> None:
         "float32",
     ):
         assert part in text, part
+    for student, said, hinted in (("cnn", False, 1), ("cnn", True, 0), ("mlp", False, 0)):
+        written = {"student": student, "train": {"channels_last": said}}
+        lines = describe_plan(_plan({"teacher": MODEL_TEACHER, **written}))
+        assert sum(line.startswith("hint") for line in lines) == hinted
     default = "\n".join(describe_plan(_plan({"teacher": MODEL_TEACHER})))
     assert "0.1 (default of kd)" in default

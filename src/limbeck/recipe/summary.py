@@ -40,6 +40,8 @@ def describe_plan(plan: Plan) -> list[str]:
     lines.append(("optimiser", _optimizer(plan.train.optimizer)))
     lines.append(("schedule", _schedule(plan.train.schedule)))
     lines.append(("seed", _seed(plan)))
+    if hint := _faster(plan.train, student):
+        lines.append(("hint", hint))
     width = max(len(label) for label, _ in lines)
     return [f"{label:<{width}}  {text}" for label, text in lines]
 
@@ -124,10 +126,20 @@ def _schedule(schedule: Schedule) -> str:
     return text
 
 
+def _faster(train: Train, student: nn.Module) -> str:
+    """Return what would make the run faster at no cost but last bits; measured on CPUs alone."""
+    if train.channels_last or torch.cuda.is_available():
+        return ""
+    if not any(isinstance(module, nn.Conv2d) for module in student.modules()):
+        return ""
+    return "train.channels_last=true makes convolutions faster, here likely by 1.1 to 1.7 times"
+
+
 def _seed(plan: Plan) -> str:
     train = plan.train
     threads, source = choose_threads(train.threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    gpu = torch.cuda.is_available()
+    device = f"cuda ({torch.cuda.get_device_name()})" if gpu else "cpu"
     parts = [str(plan.seed), train.precision, device]
     text = f"{threads} thread{'' if threads == 1 else 's'}"
     parts.append(text if num_processes() == 1 else f"{text} a process ({source})")
