@@ -11,6 +11,7 @@ import torch
 from method_runs import log_of, make_cnn, make_plan, run, same_weights, teacher_network
 
 from limbeck.data import bundle_from, load_data
+from limbeck.data.batch import _pinned, move
 from limbeck.engine import distiller
 from limbeck.engine.distributed import pick_device
 from limbeck.engine.running import run_plan
@@ -159,5 +160,16 @@ def test_a_process_group_serves_both_kinds_of_memory():
 def test_more_processes_than_gpus_are_refused_in_one_line(monkeypatch):
     count = torch.cuda.device_count()
     monkeypatch.setenv("LOCAL_RANK", str(count))
-    with pytest.raises(LimbeckError, match=f"has no GPU: {count} (is|are) visible"):
+    with pytest.raises(LimbeckError, match=f"no GPU: of this machine {count} (is|are) visible"):
         pick_device()
+
+
+def test_large_tensors_go_through_pinned_memory_small_ones_as_they_are():
+    large = torch.rand(64, 1, 32, 32)
+    assert _pinned(large, "cuda").is_pinned()
+    assert not _pinned(large[:1].clone(), "cuda").is_pinned()
+    grey = large.expand(-1, 3, -1, -1)
+    assert torch.equal(_pinned(grey, "cuda"), grey)
+    flat = large.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+    assert _pinned(flat, "cuda").is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(move(grey, "cuda").cpu(), grey)

@@ -355,7 +355,7 @@ def test_runs_from_python_objects_say_where_they_can_go_on(home: Path) -> None:
         resume_run(home / "run")
 
 
-def test_the_summary_names_everything(home: Path) -> None:
+def test_the_summary_names_everything(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "\n".join(describe_plan(build_plan(load_recipe(GOOD["kd"]))))
     for part in (
         "train 1,069 (100 labelled + 969 unlabelled); validation 189; test 539",
@@ -369,6 +369,7 @@ def test_the_summary_names_everything(home: Path) -> None:
         "float32",
     ):
         assert part in text, part
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # the hint is for CPUs
     for student, said, hinted in (("cnn", False, 1), ("cnn", True, 0), ("mlp", False, 0)):
         written = {"student": student, "train": {"channels_last": said}}
         lines = describe_plan(_plan({"teacher": MODEL_TEACHER, **written}))

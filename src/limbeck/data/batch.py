@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from limbeck.data.samples import Samples
 
 IGNORE = -100
-_STAGED = 2**16  # bytes; what is smaller is copied to a GPU without waiting for it
 """Class index of a sample without a label (torch's own ``ignore_index``)."""
+
+_STAGED = 2**16  # bytes; what is smaller is copied to a GPU without waiting for it
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +54,7 @@ class Batch:
         label_share: this batch's share of that step's labelled samples, in [0, 1].
         draw: how the training loader drew these inputs; None: they are other inputs (those of an
             evaluation, or replaced since).
-        index_on_host: ``index`` as it was before ``to`` moved it; see ``positions``.
+        index_on_host: ``index`` as it was on the CPU, before ``to`` moved it; see ``positions``.
     """
 
     inputs: Any
@@ -76,7 +77,9 @@ class Batch:
 
     @property
     def positions(self) -> Tensor:
-        """``index`` on the CPU, where what is kept there is looked up, without waiting for a GPU.
+        """``index`` on the CPU, where what is kept there is looked up.
+
+        Without waiting for a GPU where ``to`` moved the batch there; else it is read back.
 
         Raises:
             ValueError: the batch has no index.
@@ -85,8 +88,10 @@ class Batch:
             raise ValueError("the batch has no index: it is not known which samples it is of")
         return self.index.cpu() if self.index_on_host is None else self.index_on_host
 
-    def _kept(self, device: torch.device) -> Tensor | None:
-        return None if device.type == "cpu" or self.index is None else self.positions
+    def _on_host(self) -> Tensor | None:
+        if self.index is not None and self.index.device.type == "cpu":
+            return self.index
+        return self.index_on_host
 
     def replace(self, **changes: Any) -> Batch:
         """Return a copy with some fields changed.
@@ -111,7 +116,7 @@ class Batch:
             share=self.share,
             label_share=self.label_share,
             draw=self.draw,
-            index_on_host=self._kept(torch.device(device)),
+            index_on_host=None if torch.device(device).type == "cpu" else self._on_host(),
         )
 
 
@@ -137,6 +142,8 @@ def first_tensor(inputs: Any) -> Tensor:
 def move(value: Any, device: torch.device | str) -> Any:
     """Return ``value`` with every tensor in it on ``device``."""
     if isinstance(value, Tensor):
+        if torch.device(device).type == "cpu":  # who reads it there does not wait for the copy
+            return value.to(device)
         return _pinned(value, device).to(device, non_blocking=True)
     if isinstance(value, Mapping):
         return {key: move(item, device) for key, item in value.items()}
@@ -153,7 +160,9 @@ def _pinned(value: Tensor, device: torch.device | str) -> Tensor:
     """
     if value.device.type != "cpu" or value.nbytes < _STAGED or torch.device(device).type != "cuda":
         return value
-    return value.pin_memory()
+    if value.is_pinned():
+        return value
+    return torch.empty_like(value, pin_memory=True).copy_(value)  # an expanded one, too
 
 
 def take_rows(batch: Batch, rows: Tensor) -> Batch:
@@ -168,7 +177,7 @@ def take_rows(batch: Batch, rows: Tensor) -> Batch:
             return type(value)(take(item) for item in value)
         return value
 
-    names = ("inputs", "targets", "index", "teacher_inputs", "changed")
+    names = ("inputs", "targets", "index", "teacher_inputs", "changed", "index_on_host")
     return batch.replace(**{name: take(getattr(batch, name)) for name in names}, draw=batch.draw)
 
 
@@ -187,7 +196,7 @@ def stretched(batch: Batch, size: int) -> Batch:
             return type(value)(stretch(item) for item in value)
         return value
 
-    names = ("inputs", "targets", "index", "teacher_inputs", "changed")
+    names = ("inputs", "targets", "index", "teacher_inputs", "changed", "index_on_host")
     return batch.replace(**{name: stretch(getattr(batch, name)) for name in names}, draw=batch.draw)
 
 

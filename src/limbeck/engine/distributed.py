@@ -139,11 +139,13 @@ def pick_device() -> torch.device:
         return torch.device("cpu")
     place, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if place >= count:
-        raise LimbeckError(
-            f"process {place + 1} of this machine has no GPU: {count} "
-            f"{'is' if count == 1 else 'are'} visible; start {count} with --nproc-per-node={count},"
-            " or set CUDA_VISIBLE_DEVICES= to train on the CPU"
+        error = LimbeckError(
+            f"this process has no GPU: of this machine {count} {'is' if count == 1 else 'are'} "
+            f"visible; start with --nproc-per-node={count}, or set CUDA_VISIBLE_DEVICES= to train "
+            "on the CPU"
         )
+        error.alone = True  # the first process has one, and waits
+        raise error
     return torch.device("cuda", place)
 
 

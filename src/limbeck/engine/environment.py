@@ -17,7 +17,7 @@ from limbeck._version import __version__
 from limbeck.errors import LimbeckError
 from limbeck.kernels import fastest
 
-_DECIDES_BITS = ("torch", "threads", "world_size", "device", "machine", "kernels")
+_DECIDES_BITS = ("torch", "threads", "world_size", "device", "gpu", "machine", "kernels")
 
 
 def environment(world_size: int = 1, device: str = "cpu") -> dict[str, Any]:
@@ -29,6 +29,7 @@ def environment(world_size: int = 1, device: str = "cpu") -> dict[str, Any]:
         "platform": platform.platform(),
         "machine": platform.machine(),
         "device": device,
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
         "threads": torch.get_num_threads(),
         "world_size": world_size,
         "kernels": _kernels(device),

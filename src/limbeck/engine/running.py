@@ -95,11 +95,7 @@ def _threads(wanted: int | None) -> Iterator[None]:
 
 @contextmanager
 def _deterministic(wanted: bool) -> Iterator[None]:
-    """Hold torch to deterministic algorithms; not touched unless asked (it loads a compiler).
-
-    Raises:
-        RecipeError: something in the run has no deterministic form on this device.
-    """
+    """Hold torch to deterministic algorithms; not touched unless asked (it loads a compiler)."""
     if not wanted or torch.are_deterministic_algorithms_enabled():
         yield
         return
@@ -107,16 +103,31 @@ def _deterministic(wanted: bool) -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     try:
         yield
-    except RuntimeError as error:
-        found = re.match(r"(\w+) does not have a deterministic implementation", str(error))
-        if found is None:
-            raise
-        raise RecipeError(
-            f"train.deterministic is true, but torch has no deterministic form of {found[1]} on "
-            "this device; set it to false, or do without what calls it"
-        ) from error
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+@contextmanager
+def _told_of_no_deterministic_form() -> Iterator[None]:
+    """Say in one line what torch refuses to do in deterministic mode.
+
+    Raises:
+        RecipeError: something in the run has no deterministic form on this device.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if found := re.match(r"(\w+) does not have a deterministic implementation", str(error)):
+            raise RecipeError(
+                f"train.deterministic: torch has no deterministic form of {found[1]} on this "
+                "device; set it to false, or do without what calls it"
+            ) from error
+        if "CUBLAS_WORKSPACE_CONFIG" in str(error):  # read by torch once, and too late here
+            raise RecipeError(
+                "train.deterministic: this process used the GPU before without it, which cannot be "
+                "made good; set CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment before it starts"
+            ) from error
+        raise
 
 
 def _run_in(world: World, plan: Plan, folder: RunFolder, resume: bool, quiet: bool) -> Outcome:
@@ -139,10 +150,11 @@ def _run_in(world: World, plan: Plan, folder: RunFolder, resume: bool, quiet: bo
         run = Distiller(plan, folder, world, console, parts, judge)
         if plan.train.compile:
             console.say("compiling: the first steps take a minute or more")
-        if not (resume and _went_on(run)):
-            run.start()
-        run.fit()
-        return _finish(run)
+        with _told_of_no_deterministic_form():
+            if not (resume and _went_on(run)):
+                run.start()
+            run.fit()
+            return _finish(run)
     except (Interrupted, KeyboardInterrupt):
         _mark(folder, world, "interrupted", "")
         raise

@@ -35,7 +35,8 @@ def pooled_by_products(feature: Tensor, size: int | tuple[int, int]) -> Tensor:
     height, width = (size, size) if isinstance(size, int) else size
     rows = _means(feature.shape[2], height, feature)
     columns = _means(feature.shape[3], width, feature)
-    return rows @ feature @ columns.T
+    with torch.autocast(feature.device.type, enabled=False):
+        return rows @ feature @ columns.T
 
 
 def _means(length: int, size: int, like: Tensor) -> Tensor:

@@ -4,10 +4,11 @@ The plain form of ``limbeck.functional`` serves whatever must see inside the equ
 (``torch.compile``, ``torch.func``, tracing, forward derivatives, tensor subclasses). Small logits
 take it too, but for KL, whose gradient is written down beside its value ("direct"): of such a loss
 most of the time is that of recording it and walking back. From ``FUSED_FROM`` logits on the fused
-form serves, block by block; from ``COMPILED_FROM`` on, where a gradient is wanted and torch can
-compile for the device (a C++ compiler for a CPU, Triton for a GPU), its blocks are compiled, once
-for each kind of divergence and precision. The same run on the same machine therefore always takes
-the same form, which is what bit-exact resume needs. ``LIMBECK_KERNELS`` narrows the choice.
+form serves, block by block; from ``COMPILED_FROM`` on, where torch can compile for the device (a
+C++ compiler for a CPU, Triton for a GPU) and, on a CPU, a gradient is wanted, its blocks are
+compiled, once for each kind of divergence and precision. The same run on the same machine
+therefore always takes the same form, which is what bit-exact resume needs. ``LIMBECK_KERNELS``
+narrows the choice.
 """
 
 from __future__ import annotations

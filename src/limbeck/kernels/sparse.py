@@ -51,7 +51,8 @@ class SparseDivergence:
         tensors = [student, self.ids, log_p, tail, values]
         tensors += [] if gradient is None else [gradient]
         with torch.no_grad(), torch.autocast(student.device.type, enabled=False):
-            for block in blocks(tensors, _block_size(student)):
+            in_place = gradient is not None and gradient.dtype == working_dtype(student)
+            for block in blocks(tensors, _block_size(student, in_place)):
                 block[4].copy_(self._rows(*block[:4], *block[5:]))
         rows = values.squeeze(-1) * self.weight
         return (rows.sum() if self.summed else rows).to(working_dtype(student))
@@ -89,9 +90,8 @@ class SparseDivergence:
         return excess(p, q, gap).sum(dim=-1, keepdim=True)
 
 
-def _block_size(student: Tensor) -> int:
+def _block_size(student: Tensor, in_place: bool) -> int:
     """Return how many logits are gone over at once; on a GPU the forty small steps are the cost."""
     if student.device.type == "cpu":
         return min(_BLOCK, student.numel() // 12)
-    in_place = student.dtype == working_dtype(student)
     return student.numel() if in_place else max(FILLING, student.numel() // 4)

@@ -72,7 +72,7 @@ class NegativeSource:
             raise MethodError("method crd: a sample of the batch is not one of the training part")
 
     def draw(self, index: Tensor, count: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
-        """Return the rows of samples, and rows of their negatives.
+        """Return the rows of samples, and rows of their negatives; see ``refuse_strangers`` first.
 
         Args:
             index: int64 ``[batch]``: positions of training samples in the data set.
