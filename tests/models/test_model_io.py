@@ -89,6 +89,24 @@ def test_tied_weights_are_stored_once_and_stay_tied(tmp_path: Path):
     assert fresh.first.weight is fresh.second.weight
 
 
+def test_shared_weights_in_channels_last_are_stored_as_any_others(tmp_path: Path):
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 3, 3)
+            self.second = nn.Conv2d(3, 3, 3)
+            self.second.weight = self.first.weight
+
+    plain, other = Twice(), Twice()
+    other.load_state_dict(plain.state_dict())
+    save_model(plain, tmp_path / "plain")
+    save_model(other.to(memory_format=torch.channels_last), tmp_path / "last")
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("plain", "last")]
+    assert files[0] == files[1]
+    assert not other.first.weight.is_contiguous()  # the network itself is left as it was
+    assert other.second.weight is other.first.weight
+
+
 def test_a_users_module_needs_to_be_given(tmp_path: Path):
     save_model(nn.Linear(2, 2), tmp_path)
     assert read_spec(tmp_path)["model"] is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -178,13 +179,26 @@ def _save_weights(model: nn.Module, path: Path) -> None:
     from safetensors.torch import save_model as save
 
     try:
-        save(model, str(path))
+        save(_laid_out(model), str(path))
     except SafetensorError as error:
         # The writer is Rust and hides the system's error number in its message.
         number = re.search(r"os error (\d+)", str(error))
         if number:
             raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
         raise ModelError(f"the weights cannot be stored: {error}") from error
+
+
+def _laid_out(model: nn.Module) -> nn.Module:
+    """Return a model whose shared tensors the writer can tell apart: it reads them as they lie.
+
+    In channels-last a tensor that two names share is no row of numbers to it.
+    """
+    tensors = model.state_dict(keep_vars=True).values()
+    strided = [tensor.data_ptr() for tensor in tensors if not tensor.is_contiguous()]
+    if len(set(strided)) == len(strided):
+        return model
+    plain: nn.Module = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return plain
 
 
 def _rebuild(folder: Path, spec: Mapping[str, Any], allow_code: bool) -> nn.Module:
