@@ -85,7 +85,7 @@ def test_published_results_are_those_of_the_study_as_it_stands(number: str) -> N
     told = [(one["claim"], one["property"], one["smallest_effect"]) for one in related]
     written = [relate_record(plan.study, i) for i in range(len(plan.study.relate))]
     assert told == [(one["claim"], one["property"], one["smallest_effect"]) for one in written]
-    assert file.stat().st_size < 120_000
+    assert file.stat().st_size < 100_000
 
 
 @pytest.mark.parametrize("name", ["19", "19-yuan"])
