@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import limbeck as lb
 from limbeck.data import DataBundle, load_data
 from limbeck.engine.settings import Optimizer
 from limbeck.errors import MethodError
+from limbeck.methods.kdvr import KDVR
 from limbeck.models import build_model
 from limbeck.teachers import CalibratedTeacher, EmaTeacher, LiveTeacher
 from limbeck.teachers.virtual import VirtualTeacher
@@ -117,9 +119,11 @@ def test_a_student_at_its_teacher_has_no_gradient_at_lambda_1(widths):
     )
 
 
-def probe(student: nn.Module, teacher: nn.Module, lam: float = 0.7) -> dict[str, float]:
+MEASURING = [lb.PVR(weight=0.7, probe=1), KDVR(lam=0.7, probe=1)]
+
+
+def probe(student: nn.Module, teacher: nn.Module, method: Any) -> dict[str, float]:
     batch = samples()
-    method = lb.PVR(weight=lam, probe=1)
     distillation = lb.Distillation(student, teacher, method, example=batch)
     for _ in range(2):
         distillation(batch).backward()
@@ -128,23 +132,47 @@ def probe(student: nn.Module, teacher: nn.Module, lam: float = 0.7) -> dict[str,
     return dict(runtime.report())
 
 
-def test_the_cosine_of_true_and_approximated_gradient():
+def as_cosine(one: Tensor, other: Tensor) -> float:
+    return float(one @ other / one.norm() / other.norm())
+
+
+@pytest.mark.parametrize("make", MEASURING, ids=["gradient", "loss"])
+def test_the_cosine_of_true_and_approximated_gradient(make):
     student, teacher = linear(0, 5), linear(1, 5)
-    same = probe(student, copy.deepcopy(student))
-    assert same["cosine"] == pytest.approx(1, abs=1e-12)
+    same = probe(student, copy.deepcopy(student), make)
+    assert same["gradient_cosine"] == pytest.approx(1, abs=1e-12)
     assert same["distance"] == 0
     assert same["weights_cosine"] == pytest.approx(1)
-    other = probe(student, copy.deepcopy(teacher))
+    other = probe(student, copy.deepcopy(teacher), make)
     wanted = as_a_loss("classification", student, teacher, samples(), 0.7)
-    near = as_a_loss("classification", student, teacher, samples(), 0.0)
-    near = near - 0.7 * as_a_loss("classification", teacher, teacher, samples(), 0.0)
-    cosine = float(wanted @ near / wanted.norm() / near.norm())
-    for key in ("cosine", "cosine_min", "cosine_max"):
-        assert other[key] == pytest.approx(cosine, abs=1e-9)
-    assert other["cosine"] < 0.999
-    assert other["cosine_std"] == pytest.approx(0, abs=1e-6)
-    linear_too = probe(linear(0), linear(1))
-    assert linear_too["cosine"] == pytest.approx(1, abs=1e-12)
+    plain = as_a_loss("classification", student, teacher, samples(), 0.0)
+    near = plain - 0.7 * as_a_loss("classification", teacher, teacher, samples(), 0.0)
+    for key in ("gradient_cosine", "gradient_cosine_min", "gradient_cosine_max"):
+        assert other[key] == pytest.approx(as_cosine(wanted, near), abs=1e-9)
+    assert other["gradient_cosine"] < 0.999
+    assert other["gradient_cosine_std"] == pytest.approx(0, abs=1e-6)
+    gain = as_cosine(wanted, near) - as_cosine(wanted, plain)
+    assert other["gradient_cosine_gain"] == pytest.approx(gain, abs=1e-9)
+    assert abs(gain) > 0.01
+    linear_too = probe(linear(0), linear(1), make)
+    assert linear_too["gradient_cosine"] == pytest.approx(1, abs=1e-12)
+
+
+def test_the_gradient_of_the_loss_is_compared_at_temperature_1_and_of_the_same_network():
+    with pytest.raises(MethodError, match=r"method.temperature: expected 1 where probe .* 2.0"):
+        KDVR(probe=5, temperature=2.0)
+    with pytest.raises(MethodError, match=r"method kdvr: .* \[5, 6\] in teacher"):
+        lb.Distillation(linear(0), linear(1, 5), KDVR(probe=5), example=samples())
+    lb.Distillation(linear(0), linear(1, 5), KDVR(), example=samples())  # else any network will do
+
+
+def test_measured_cosines_are_among_the_metrics_of_a_run(tmp_path):
+    lines(KDVR(probe=1), tmp_path / "run", epochs=3, measure_train=2)
+    told = [row["kdvr/gradient_cosine"] for row in log_of(tmp_path / "run", "epoch")]
+    found = json.loads((tmp_path / "run" / "summary.json").read_text())["metrics"]["train"]
+    assert found["gradient_cosine"] == pytest.approx(sum(told[1:]) / 2, abs=1e-12)
+    assert {"gradient_cosine_gain", "nll", "accuracy"} <= set(found)
+    assert "gradient_cosine_std" not in found
 
 
 # λ over time, weight decay, labels.
@@ -241,7 +269,8 @@ def test_measuring_the_cosine_changes_no_weight(tmp_path):
     found = lines(lb.PVR(), tmp_path / "without")
     probed = lines(lb.PVR(probe=2), tmp_path / "with")
     assert all(torch.equal(one, other) for one, other in zip(found, probed, strict=True))
-    assert log_of(tmp_path / "with", "epoch")[-1]["pvr/cosine"] == pytest.approx(1, abs=1e-4)
+    told = log_of(tmp_path / "with", "epoch")[-1]["pvr/gradient_cosine"]
+    assert told == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize(

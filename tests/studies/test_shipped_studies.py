@@ -25,7 +25,7 @@ from limbeck.studies.relations import relate_record
 ROOT = Path(__file__).parents[2]
 STUDIES = paper_studies()
 # 06 sweeps its one setting: every value is an arm, at equal steps, and the training loss decides.
-SWEEPS = {"06"}
+SWEEPS = {"06", "06/cosine"}
 
 
 def scales() -> list[tuple[str, str | None]]:

@@ -31,6 +31,8 @@ HIGHER_IS_BETTER = {
     "kl_to_teacher": False,
     "mse": False,
     "mae": False,
+    "train_gradient_cosine": True,
+    "train_gradient_cosine_gain": True,
 }
 MAIN_METRIC = {"classification": "accuracy", "multilabel": "map", "regression": "r2"}
 

@@ -21,6 +21,7 @@ from limbeck.engine.asking import members_of
 from limbeck.engine.distiller import Distiller
 from limbeck.engine.distributed import World, joined_world
 from limbeck.engine.environment import environment
+from limbeck.engine.evaluate import HIGHER_IS_BETTER
 from limbeck.engine.logbook import Console
 from limbeck.engine.measuring import Judge, cost_of
 from limbeck.engine.plan import Plan
@@ -312,13 +313,26 @@ def _summarise(run: Distiller, student: nn.Module) -> dict[str, Any]:
 
 
 def _tail(folder: RunFolder) -> dict[str, float]:
-    """Return the mean of what was measured on the training part in the last epochs."""
+    """Return the mean of what was measured on the training part in the last epochs.
+
+    Among it are metrics that methods report of the steps of an epoch, such as gradient_cosine.
+    """
     import json
 
     rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
-    rows = [row for row in rows if row["kind"] == "eval" and row["split"] == "train"]
-    known = set(rows[0]) - {"kind", "epoch", "step", "split"} if rows else set()
-    return {name: math.fsum(row[name] for row in rows) / len(rows) for name in sorted(known)}
+    measured = {
+        row["epoch"]: {k: row[k] for k in row if k not in ("kind", "epoch", "step", "split")}
+        for row in rows
+        if row["kind"] == "eval" and row["split"] == "train"
+    }
+    for row in rows:
+        if row["kind"] == "epoch" and row["epoch"] in measured:
+            told = {key.rpartition("/")[2]: row[key] for key in row if "/" in key}
+            known = [key for key in told if f"train_{key}" in HIGHER_IS_BETTER]
+            measured[row["epoch"]] |= {key: told[key] for key in known}
+    every = list(measured.values())
+    names = sorted(set.intersection(*map(set, every))) if every else []
+    return {name: math.fsum(row[name] for row in every) / len(every) for name in names}
 
 
 def _seconds(folder: RunFolder) -> float:

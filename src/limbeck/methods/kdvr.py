@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from limbeck import functional
 from limbeck.data.batch import Batch
-from limbeck.methods.base import Terms
+from limbeck.methods.base import Runtime, Terms
 from limbeck.methods.card import Card
 from limbeck.methods.context import Context
+from limbeck.methods.gradient_cosines import GradientCosines
 from limbeck.methods.lambda_schedule import SAFARYAN, LambdaSchedule
+from limbeck.methods.layers import teacher_with_layers
 from limbeck.methods.registry import register_method
 from limbeck.methods.supervised import labels_of
+from limbeck.methods.teacher_gradient import SameNetwork
 from limbeck.taps.outputs import Outputs
+
+if TYPE_CHECKING:
+    from limbeck.data import DataBundle
 
 
 @register_method("kdvr")
@@ -39,11 +47,15 @@ class KDVR(LambdaSchedule):
             networks it is the control variate at 1 alone.
         limit: λ does not grow beyond it, in (0, 1] (1; the authors' code has 0.9 or 1). A λ that
             starts above it stays as it is, or decays.
+        probe: every how many steps the cosine of this loss's gradient and the one of ``pvr`` is
+            measured, for the log, at least 0 (0: never). The teacher must then be the student's
+            network with other weights, the temperature 1.
     """
 
     weight: float = 1.0
     lam: float = 0.7
     temperature: float = 1.0
+    probe: int = 0
 
     card: ClassVar[Card] = Card(
         title="KD (variance reduction, loss level)",
@@ -60,11 +72,23 @@ class KDVR(LambdaSchedule):
         self.require(0 <= self.lam <= 1, "lam", "a number in [0, 1]")
         self.require(self.temperature > 0, "temperature", "a number above 0")
         self.require(self.limit <= 1, "limit", "a number in (0, 1]")
+        self.require(self.probe >= 0, "probe", "a whole number of at least 0")
+        meant = not self.probe or self.temperature == 1
+        self.require(meant, "temperature", "1 where probe is above 0")
 
     @property
     def first_lam(self) -> float:
         """λ of the first epoch."""
         return self.lam
+
+    def prepare(
+        self, student: nn.Module, teachers: Mapping[str, Any], data: DataBundle | None, ctx: Context
+    ) -> Runtime:
+        """Match the parameters of student and teacher, where gradients are to be compared."""
+        if not self.probe:
+            return Runtime(self)
+        pair = SameNetwork(self.name, student, teacher_with_layers(self, teachers))
+        return ProbedRuntime(self, pair)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch, ctx: Context) -> Terms:
         """Return ``{"kdvr": scalar}``, the teacher's part."""
@@ -75,3 +99,28 @@ class KDVR(LambdaSchedule):
         """Return the labels' part, over the labelled samples."""
         targets = labels_of(batch, self.name)
         return (1 - self.lam_at(ctx.epoch)) * functional.cross_entropy(student.logits, targets)
+
+
+class ProbedRuntime(Runtime):
+    """KDVR that also measures how near the control variate comes to it."""
+
+    def __init__(self, method: KDVR, pair: SameNetwork) -> None:
+        super().__init__(method)
+        self.__dict__["pair"] = pair  # the networks are not this module's to save
+        self.cosines = GradientCosines(pair)
+
+    def losses(self, student: Outputs, teacher: Outputs, batch: Batch, ctx: Context) -> Terms:
+        """Return the method's terms; every so many steps, measure the cosine."""
+        method = cast(KDVR, self.method)
+        due = ctx.step % method.probe == 0 and torch.is_grad_enabled()
+        if due and batch.targets is not None:
+            logits, slopes = cast(SameNetwork, self.__dict__["pair"]).gradient(batch, ctx.task)
+            lam = method.lam_at(ctx.epoch)
+            self.cosines.add(student.logits, logits, slopes, batch.targets, ctx.task, lam)
+        return method.losses(student, teacher, batch, ctx)
+
+    @torch.no_grad()
+    def report(self) -> Mapping[str, float]:
+        """Return ‖x - θ‖, cos(x, θ), and what the cosines measured come to."""
+        pair = cast(SameNetwork, self.__dict__["pair"])
+        return pair.distance() | self.cosines.take()

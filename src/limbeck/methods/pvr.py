@@ -15,6 +15,7 @@ from limbeck.errors import MethodError
 from limbeck.methods.base import Runtime, Terms
 from limbeck.methods.card import Card, Cost
 from limbeck.methods.context import Context
+from limbeck.methods.gradient_cosines import GradientCosines
 from limbeck.methods.lambda_schedule import SAFARYAN, LambdaSchedule
 from limbeck.methods.layers import teacher_with_layers
 from limbeck.methods.registry import register_method
@@ -23,9 +24,6 @@ from limbeck.taps.outputs import Outputs
 
 if TYPE_CHECKING:
     from limbeck.data import DataBundle
-
-_NONE = (0.0, 0.0, 0.0, 1.0, -1.0)
-"""Of no cosines: number, sum, sum of squares, least and most."""
 
 
 @register_method("pvr")
@@ -53,8 +51,8 @@ class PVR(LambdaSchedule):
             evaluation shows them; computed before the first step, and anew after each snapshot.
         teacher_decay: adds so much times θ to the teacher's gradient, at least 0: for a student
             trained with that weight decay.
-        probe: every how many steps the cosine of the true distillation gradient and this one is
-            measured, for the log, at least 0 (0: never). Costs another backward pass.
+        probe: every how many steps the cosine of this gradient and that of distillation as a loss
+            is measured, for the log, at least 0 (0: never). Costs two more backward passes.
     """
 
     weight: float = 0.7
@@ -102,12 +100,10 @@ class PVR(LambdaSchedule):
 class PVRRuntime(Runtime):
     """PVR at work; what it remembers are the cosines since the last report."""
 
-    cosines: Tensor
-
     def __init__(self, method: PVR, pair: SameNetwork) -> None:
         super().__init__(method)
         self.__dict__["pair"] = pair  # the networks are not this module's to save
-        self.register_buffer("cosines", torch.tensor(_NONE, dtype=torch.float64))
+        self.cosines = GradientCosines(pair)
 
     @property
     def _pair(self) -> SameNetwork:
@@ -121,7 +117,8 @@ class PVRRuntime(Runtime):
         logits, slopes = self._pair.gradient(batch, ctx.task)
         scale = method.lam_at(ctx.epoch) / method.weight
         if method.probe and ctx.step % method.probe == 0:
-            self._measure(student.logits, logits, slopes, batch.targets, ctx, method)
+            lam = method.lam_at(ctx.epoch)
+            self.cosines.add(student.logits, logits, slopes, batch.targets, ctx.task, lam)
         # The engine weighs this term by all samples; the task's gradient counts labelled ones.
         share = scale * batch.label_share / batch.share if batch.share else 0.0
         slopes = self._shifted([share * slope for slope in slopes], scale, ctx)
@@ -137,34 +134,10 @@ class PVRRuntime(Runtime):
             slope + decay * theta for slope, theta in zip(slopes, self._pair.teacher, strict=True)
         ]
 
-    def _measure(
-        self,
-        ours: Tensor,
-        theirs: Tensor,
-        slopes: list[Tensor],
-        targets: Tensor,
-        ctx: Context,
-        method: PVR,
-    ) -> None:
-        """Note the cosine of the true distillation gradient and the approximated one."""
-        lam = method.lam_at(ctx.epoch)
-        value = self._pair.cosine(ours, theirs, slopes, targets, ctx.task, lam)
-        count, total, squares, least, most = self.cosines.tolist()
-        told = [count + 1, total + value, squares + value**2, min(least, value), max(most, value)]
-        self.cosines.copy_(torch.tensor(told, dtype=torch.float64))
-
     @torch.no_grad()
     def report(self) -> Mapping[str, float]:
-        """Return ‖x - θ‖, cos(x, θ), and mean, deviation and extremes of the cosines measured."""
-        found = self._pair.distance()
-        count, total, squares, least, most = self.cosines.tolist()
-        if count:
-            mean = total / count
-            spread = max(squares / count - mean**2, 0.0) ** 0.5
-            found |= {"cosine": mean, "cosine_std": spread}
-            found |= {"cosine_min": least, "cosine_max": most}
-            self.cosines.copy_(torch.tensor(_NONE, dtype=torch.float64))
-        return found
+        """Return ‖x - θ‖, cos(x, θ), and what the cosines measured come to."""
+        return self._pair.distance() | self.cosines.take()
 
 
 class UnbiasedRuntime(PVRRuntime):

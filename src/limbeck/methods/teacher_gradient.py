@@ -107,31 +107,26 @@ class SameNetwork:
             loss = task_loss(task, logits, batch.targets)
             return logits.detach(), torch.autograd.grad(loss, wanted, allow_unused=True)
 
-    def cosine(
-        self,
-        ours: Tensor,
-        theirs: Tensor,
-        slopes: list[Tensor],
-        targets: Tensor,
-        task: str,
-        lam: float,
-    ) -> float:
-        """Return the cosine of the gradient of distillation as a loss, and of ``- λ slopes``.
+    def gradients_as_a_loss(
+        self, ours: Tensor, theirs: Tensor, targets: Tensor, task: str, lam: float
+    ) -> tuple[Tensor, Tensor]:
+        """Return the student's gradients of distillation as a loss, and of the task alone, ``[P]``.
 
         Args:
             ours: the student's logits, with their graph, which is kept.
             theirs: the teacher's.
-            slopes: the teacher's gradient on the same batch.
             targets: the labels.
             task: kind of task.
             lam: λ, shared by both.
         """
         own = task_loss(task, ours, targets)
         told = (1 - lam) * own + lam * _divergence(task, ours, theirs, has_label(targets))
-        true = _flat(torch.autograd.grad(told, self.student, retain_graph=True, allow_unused=True))
-        plain = _flat(torch.autograd.grad(own, self.student, retain_graph=True, allow_unused=True))
-        near = functional.control_variate(plain, _flat(slopes), lam=lam)
-        return float(torch.nn.functional.cosine_similarity(true, near, dim=0))
+        return self._slope(told), self._slope(own)
+
+    def _slope(self, loss: Tensor) -> Tensor:
+        found = torch.autograd.grad(loss, self.student, retain_graph=True, allow_unused=True)
+        pairs = zip(found, self.student, strict=True)
+        return _flat([torch.zeros_like(x) if slope is None else slope for slope, x in pairs])
 
     def distance(self) -> dict[str, float]:
         """Return ‖x - θ‖ as ``distance`` and cos(x, θ) as ``weights_cosine``."""

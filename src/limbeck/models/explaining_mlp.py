@@ -33,7 +33,7 @@ class ExplainingMLP(nn.Module):
         like: hidden layers of a plain ``mlp``: each branch has as many, and such a width that all
             together have about as many parameters as that network.
         width: units of each hidden layer of a branch instead; None: by ``like``.
-        activation: "relu", "gelu", "silu" or "tanh".
+        activation: "relu", "gelu", "silu", "tanh" or "sigmoid".
 
     Inputs ``[batch, *input_shape]``, output logits ``[batch, num_classes]``.
     """

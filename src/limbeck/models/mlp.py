@@ -16,6 +16,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "gelu": nn.GELU,
     "silu": nn.SiLU,
     "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
 }
 
 
@@ -52,7 +53,7 @@ class MLP(nn.Module):
         input_shape: shape of one sample.
         widths: units of each hidden layer; an empty list gives a linear classifier.
         dropout: rate before every layer but the first, so that tapped activations are clean.
-        activation: "relu", "gelu", "silu" or "tanh".
+        activation: "relu", "gelu", "silu", "tanh" or "sigmoid".
 
     Inputs ``[batch, *input_shape]``, output logits ``[batch, num_classes]``.
     """

@@ -62,6 +62,8 @@ _KNOWN = (
     Metric("mae", "Absolute error", False),
     Metric("nll", "NLL", False),
     Metric("train_nll", "Training loss", False),
+    Metric("train_gradient_cosine", "Cosine of gradients", True),
+    Metric("train_gradient_cosine_gain", "Cosine that the teacher adds", True),
     Metric("brier", "Brier", False),
     Metric("ece", "ECE", False, "percent", "%"),
     Metric("ace", "ACE", False),  # over all classes: far below a percent where these are many

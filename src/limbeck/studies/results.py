@@ -280,8 +280,7 @@ def _number(value: float | None) -> float | None:
 
 def _arm_json(arm: ArmResults) -> dict[str, Any]:
     metrics = {key: None for s in arm.summaries.values() for key in s["metrics"].get("test", {})}
-    if arm.values("train_nll"):
-        metrics["train_nll"] = None
+    metrics |= {key: None for key in HIGHER_IS_BETTER if key.startswith(_TRAIN) and arm.values(key)}
     return {
         "arm": arm.planned.name,
         "at": dict(arm.planned.cell),
