@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -36,7 +37,7 @@ def refuse_non_finite_loss(
         where: step and epoch, in words.
         last: name of the last good checkpoint.
     """
-    if bool(torch.isfinite(loss)):
+    if math.isfinite(loss.item()):
         return
     guilty = [k for k, v in terms.items() if k != "loss" and not bool(torch.isfinite(v))]
     raise NonFiniteError(

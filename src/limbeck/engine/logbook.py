@@ -30,7 +30,8 @@ class Logbook:
         self._log = Log(folder.metrics) if world.leads else None
         self._timing = Log(folder.timing) if world.leads else None
         self._trackers: list[Tracker] = []
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[str, float] = {}
+        self._heard: dict[str, list[Tensor]] = {}  # since the sums were last brought up to date
         self._count = 0
         self.latest: dict[str, float] = {}
 
@@ -39,10 +40,9 @@ class Logbook:
         self._trackers = make_trackers(self._wanted, self._folder, step)
 
     def add(self, terms: Mapping[str, Tensor]) -> None:
-        """Add one micro-batch's share of the terms of a step."""
+        """Take one micro-batch's share of the terms of a step, detached scalars."""
         for name, value in terms.items():
-            value = value.detach().double()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._heard.setdefault(name, []).append(value)
 
     def step_done(self) -> None:
         """Count one optimiser step."""
@@ -52,15 +52,27 @@ class Logbook:
         """Write the mean of the terms since the last line; nothing if no step was done."""
         if not self._count:
             return
-        names = sorted(self._sums)
-        if names:
-            stacked = self._world.sum(torch.stack([self._sums[name] for name in names]))
-            means = (stacked / self._count).tolist()
-        else:
-            means = []
-        self.latest = dict(zip(names, means, strict=True))
+        self._add_up()
+        self.latest = {name: total / self._count for name, total in self._of_all_ranks().items()}
         self._sums, self._count = {}, 0
         self.write({"kind": "train", "epoch": epoch, "step": step, **self.latest, "lr": lr})
+
+    def _add_up(self) -> None:
+        """Bring the sums up to date: in double precision, one after the other."""
+        heard = [(name, value) for name, values in self._heard.items() for value in values]
+        told = torch.stack([value for _, value in heard]).tolist() if heard else []
+        for (name, _), value in zip(heard, told, strict=True):
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._heard = {}
+
+    def _of_all_ranks(self) -> dict[str, float]:
+        """Return the sums over all ranks, which must all call it."""
+        names = sorted(self._sums)
+        if not names:
+            return {}
+        mine = [self._sums[name] for name in names]
+        totals = torch.tensor(mine, dtype=torch.float64, device=self._world.device)
+        return dict(zip(names, self._world.sum(totals).tolist(), strict=True))
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Write one record of the log, and its numbers to the trackers."""
@@ -88,10 +100,13 @@ class Logbook:
         Rank 0 takes over what is pending on all ranks, so that a resumed run adds the same
         numbers in the same order as one that went on.
         """
-        for name in sorted(self._sums):
-            total = self._world.sum(self._sums[name])
-            self._sums[name] = total if self._world.leads else torch.zeros_like(total)
-        tensors = {f"log/{name}": value for name, value in self._sums.items()}
+        self._add_up()
+        totals = self._of_all_ranks()
+        self._sums = totals if self._world.leads else dict.fromkeys(totals, 0.0)
+        tensors = {
+            f"log/{name}": torch.tensor(total, dtype=torch.float64)
+            for name, total in self._sums.items()
+        }
         return tensors, {
             "count": self._count,
             "metrics_bytes": self._log.offset() if self._log else 0,
@@ -100,11 +115,9 @@ class Logbook:
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Return to where a checkpoint was taken: later lines are dropped."""
-        self._sums = (
-            dict(tensors)
-            if self._world.leads
-            else {name: torch.zeros_like(value) for name, value in tensors.items()}
-        )
+        sums = {name: float(total) for name, total in tensors.items()}
+        self._sums = sums if self._world.leads else dict.fromkeys(sums, 0.0)
+        self._heard = {}
         self._count = int(state["count"])
         if self._log and self._timing:
             self._log.cut(int(state["metrics_bytes"]))

@@ -44,7 +44,15 @@ def pick_teacher(teachers: Mapping[str, Teacher], name: str | None) -> str:
 
 
 class Voices:
-    """What the teachers say about one batch; each is asked at most once a batch."""
+    """What the teachers say about one batch; each is asked at most once a batch.
+
+    Args:
+        teachers: by name.
+        batch: the batch.
+        with_graph: teachers whose ordinary pass keeps a graph.
+        rows: samples in a full batch.
+        meant: which teacher is meant by a name, as far as was found out; kept from batch to batch.
+    """
 
     def __init__(
         self,
@@ -52,12 +60,13 @@ class Voices:
         batch: Batch,
         with_graph: frozenset[str],
         rows: int,
+        meant: dict[str | None, str],
     ) -> None:
         self._teachers = teachers
         self._rows = rows
         self._batch = batch
         self._with_graph = with_graph
-        self._meant: dict[str | None, str] = {}
+        self._meant = meant
         self._heard: dict[str, Outputs] = {}
 
     def ask_first(self, names: Iterable[str | None]) -> None:
@@ -163,6 +172,7 @@ class StepModule(nn.Module):
         self._learning = tuple(learning)
         self._with_graph = with_graph | frozenset(learning)
         self._rows = rows
+        self._meant: dict[str | None, str] = {}
         names = [runtime.method.name for runtime in self._groups[0]]
         self._twice = {name for name in names if names.count(name) > 1}
         self.face(0)
@@ -235,7 +245,7 @@ class StepModule(nn.Module):
 
     def forward(self, batch: Batch, stage: Stage) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the scaled loss; and for the log, detached, loss and unweighted terms a member."""
-        voices = Voices(self._teachers, batch, self._with_graph, self._rows)
+        voices = Voices(self._teachers, batch, self._with_graph, self._rows, self._meant)
         methods = [runtime.method for runtime in self._counting(0, stage)]
         voices.ask_first(one.teacher for one in methods if one.card.hears_teacher)
         student = self._voice(batch)

@@ -63,7 +63,7 @@ def working_dtype(*tensors: Tensor) -> torch.dtype:
     """
     half = True
     for tensor in tensors:
-        if tensor.device.type == "mps":
+        if tensor.is_mps:
             return torch.float32
         half = half and tensor.dtype in _HALF
     return torch.float32 if half else torch.float64
@@ -105,8 +105,8 @@ def divisor_of(num_samples: int, num_classes: int, reduction: Reduction) -> int:
     Raises:
         ValueError: reduction is unknown.
     """
-    check_choice("reduction", reduction, Reduction)
-    if reduction in ("none", "sum"):
-        return 1
     count = max(num_samples, 1)
-    return count if reduction == "batchmean" else count * num_classes
+    if reduction == "batchmean":
+        return count
+    check_choice("reduction", reduction, Reduction)
+    return count * num_classes if reduction == "elementwise" else 1

@@ -14,6 +14,7 @@ Large logits take the fused forms of ``limbeck.kernels``, value and gradient in 
 student's own precision; what that changes is stated there. Size alone decides.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -246,13 +247,15 @@ class _Direct:
         """Return the value, in the precision of results, and fill ``gradient``."""
         logs = self._log_softmax(student)
         (log_q, log_p), (q, p) = logs.unbind(), logs.exp().unbind()
-        value = _quick_sum(student, log_q, log_p, p) if self.summed else None
-        if value is None:
+        total = _quick_sum(student, log_q, log_p, p) if self.summed else None
+        if total is None:
             rows = _kl_rows(log_q, log_p, p)
-            value = rows.sum() if self.summed else rows
+            value = ((rows.sum() if self.summed else rows) * self.weight).to(result_dtype(student))
+        else:
+            value = torch.scalar_tensor(total * self.weight, dtype=result_dtype(student))
         if gradient is not None:
             torch.mul(q.sub_(p), self.weight / self.temperature, out=gradient)
-        return (value * self.weight).to(result_dtype(student))
+        return value
 
     def _log_softmax(self, student: Tensor) -> Tensor:
         """Return log q and log p, ``[2, *batch, classes]``; of few classes samples lie innermost.
@@ -261,7 +264,8 @@ class _Direct:
         classes does not fill one.
         """
         dtype = working_dtype(student, self.teacher)
-        both = torch.stack((student, self.teacher.detach()))
+        teacher = self.teacher.detach() if self.teacher.requires_grad else self.teacher
+        both = torch.stack((student, teacher))
         if dtype != torch.float64 or student.dtype == torch.float64:
             both = _centred(both.to(dtype))  # no digits to spare: before dividing
         if student.shape[-1] >= _FEW:
@@ -270,19 +274,21 @@ class _Direct:
         return torch.log_softmax(both.div_(self.temperature), dim=1).transpose(1, -1)
 
 
-def _quick_sum(student: Tensor, log_q: Tensor, log_p: Tensor, p: Tensor) -> Tensor | None:
+def _quick_sum(student: Tensor, log_q: Tensor, log_p: Tensor, p: Tensor) -> float | None:
     """KL(p ‖ q) of all samples as Σ p (log p - log q), where its digits are enough; else None.
 
     They are in float64 where the result is float32, the mean is not near 0 and no class is without
     mass (then it is NaN). Only a CPU can look without waiting.
     """
-    if student.dtype != torch.float32 or student.device.type != "cpu":
+    if student.dtype != torch.float32 or not student.is_cpu:
         return None
-    total = (p * (log_p - log_q)).sum()
-    return total if total.item() > _ENOUGH * log_p.shape[:-1].numel() else None
+    total: float = (p * (log_p - log_q)).sum().item()
+    return total if total > _ENOUGH * log_p.shape[:-1].numel() else None
 
 
 def _check_pair(student: Tensor, teacher: Tensor, temperature: float) -> None:
+    if student.shape == teacher.shape and 0 < temperature < math.inf:
+        return
     check_same_shape(student, teacher, "logits")
     check_positive("temperature", temperature)
 

@@ -48,10 +48,13 @@ def form_for(student: Tensor, teacher: Tensor | None = None) -> Form:
         return "plain"
     if _all_is_seen() or _must_be_seen(student) or (teacher is not None and _must_be_seen(teacher)):
         return "plain"
+    small = student.numel() < FUSED_FROM or student.shape[-1] < FEWEST_CLASSES
+    if small and VARIABLE not in os.environ:  # of small logits the time goes into such questions
+        return "direct"
     most = fastest(student.device.type)
     if most == "plain":
         return most
-    if student.numel() < FUSED_FROM or student.shape[-1] < FEWEST_CLASSES:
+    if small:
         return "direct"
     if most != "compiled":
         return most
@@ -106,13 +109,11 @@ def _must_be_seen(tensor: Tensor) -> bool:
     return (
         type(tensor) not in (Tensor, torch.nn.Parameter)
         or tensor.dtype not in _FLOATS
-        or tensor.device.type == "mps"
-        or _is_dual(tensor)
+        or tensor.is_mps
+        or (forward_ad._current_level >= 0 and _is_dual(tensor))
     )
 
 
 def _is_dual(tensor: Tensor) -> bool:
-    """Whether a forward derivative is carried along; there is none outside of its context."""
-    if forward_ad._current_level < 0:
-        return False
+    """Whether a forward derivative is carried along, within the context that makes them."""
     return forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]

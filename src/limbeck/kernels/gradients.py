@@ -40,7 +40,7 @@ class _WithGradient(torch.autograd.Function):
         # float16 has no room for a gradient that a loss scaler has not yet made larger
         dtype = torch.float32 if student.dtype == torch.float16 else student.dtype
         ctx.gradient = empty_like(student, dtype)
-        value = work(student.detach(), ctx.gradient)
+        value = work(student, ctx.gradient)
         ctx.plain, ctx.dtype = plain, student.dtype
         ctx.save_for_backward(student)
         return value
@@ -62,7 +62,7 @@ class _WithGradient(torch.autograd.Function):
 def _scaled(gradient: Tensor, above: Tensor, *, in_place: bool) -> Tensor:
     if above.ndim:
         factor = above[..., None]
-    elif in_place and above.device.type == "cpu" and above.item() == 1:
+    elif in_place and above.is_cpu and above.item() == 1:
         return gradient  # a pass over memory saved; times 1 changes no bit
     else:
         factor = above

@@ -56,10 +56,12 @@ class Outputs:
         return self.map(lambda tensor: tensor.detach()) if self._in_graph() else self
 
     def _in_graph(self) -> bool:
-        tensors = (self.logits, *self.features.values(), *self.attentions.values())
-        if any(tensor.requires_grad for tensor in tensors):
+        if self.logits.requires_grad:
             return True
-        if any(member._in_graph() for member in self.members):
+        for tensors in (self.features, self.attentions):
+            if tensors and any(tensor.requires_grad for tensor in tensors.values()):
+                return True
+        if self.members and any(member._in_graph() for member in self.members):
             return True
         return self.sparse is not None and self.sparse.log_probs.requires_grad
 

@@ -37,6 +37,7 @@ class Lookup:
 
     def __init__(self, name: str, data: DataBundle, visits: Visits, *, clean: bool) -> None:
         self._name, self._data, self._visits, self._clean = name, data, visits, clean
+        self._samples = data.splits["train"].samples
         self._one_view = clean or not views_differ(data)
         self._row_of: Tensor | None = None
         self._known: Draw | None = None
@@ -57,7 +58,7 @@ class Lookup:
         draw = batch.draw
         if draw is None or batch.index is None or batch.teacher_inputs is not None:
             return None
-        if draw.samples is not self._data.splits["train"].samples:
+        if draw.samples is not self._samples:
             return None
         if batch.changed is not None and bool(batch.changed.any()):
             return None

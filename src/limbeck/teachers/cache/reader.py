@@ -35,9 +35,13 @@ class Part:
         self._blocks = blocks
         self._bounds = torch.tensor(bounds)
         self._codec, self._classes, self._piece = codec, classes, piece
+        simple = codec.name == "float32" and len(blocks) == 1 and set(blocks[0]) == {"logits"}
+        self._logits = blocks[0]["logits"] if simple else None  # nothing to decode, or to choose
 
     def gather(self, rows: Tensor, taps: Sequence[str] | None = None) -> Outputs:
         """Return the answers at ``rows``, int64 ``[batch]``; ``taps`` None: all features."""
+        if self._logits is not None:
+            return Outputs(self._logits.index_select(0, rows))
         if len(self._blocks) == 1:
             return self._decode(0, rows, taps)
         which = torch.bucketize(rows, self._bounds, right=True) - 1

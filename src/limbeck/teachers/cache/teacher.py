@@ -171,8 +171,10 @@ class CachedTeacher(Teacher):
         outputs = self._gather(place, batch, taps)
         if self.inputs == "clean":
             outputs = moved_maps(outputs, batch)
-        device = first_tensor(batch.inputs).device
-        return outputs if device.type == "cpu" else outputs.map(lambda tensor: move(tensor, device))
+        asked = first_tensor(batch.inputs)
+        if asked.is_cpu:
+            return outputs
+        return outputs.map(lambda tensor: move(tensor, asked.device))
 
     def _gather(self, place: Place, batch: Batch, taps: Sequence[str] | None) -> Outputs:
         try:
