@@ -328,3 +328,12 @@ def test_a_class_that_both_mask_has_no_slope_and_hides_no_other(loss, monkeypatc
         assert float(loss(student, teacher)) == pytest.approx(
             float(loss(student[:, rest], teacher[:, rest])), rel=1e-6
         )
+
+
+@pytest.mark.parametrize("size", [1e36, 3e38])
+def test_a_small_loss_beyond_float32_is_infinite(size):
+    student = torch.tensor([[size, 0.0, -size]] * 3, requires_grad=True)
+    value = kl_divergence(student, -student.detach(), temperature=1.0)
+    assert value.item() == (math.inf if size > 1e38 else pytest.approx(2 * size, rel=1e-6))
+    value.backward()
+    assert bool(torch.isfinite(student.grad).all())

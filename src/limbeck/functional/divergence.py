@@ -36,6 +36,7 @@ from limbeck.kernels import Divergence, Kind, form_for, value_of
 _NEAR = 2.0**-10  # below it e^d - 1 - d loses digits to cancellation and the series takes over
 _ENOUGH = 1e-6  # of a sum of float64 terms that cancel, all digits of a float32
 _FEW = 64  # classes; rows of fewer are worked on side by side
+_LARGEST = torch.finfo(torch.float32).max
 _LOWEST = -1e30  # stands for a logit of -inf where 0 * -inf would be formed
 
 
@@ -248,7 +249,7 @@ class _Direct:
         logs = self._log_softmax(student)
         (log_q, log_p), (q, p) = logs.unbind(), logs.exp().unbind()
         total = _quick_sum(student, log_q, log_p, p) if self.summed else None
-        if total is None:
+        if total is None or total * self.weight > _LARGEST:
             rows = _kl_rows(log_q, log_p, p)
             value = ((rows.sum() if self.summed else rows) * self.weight).to(result_dtype(student))
         else:
