@@ -122,7 +122,11 @@ def main() -> None:
     begin(options)
     torch.set_num_threads(1)
     results: list[Ratio] = []
-    meant = [pair for pair in pairs() if options.only in pair.name]
+    known = pairs()
+    meant = [pair for pair in known if options.only in pair.name]
+    if not meant:
+        names = "; ".join(pair.name for pair in known)
+        parser.error(f"--only: no pair has {options.only!r} in its name; there are: {names}")
     for pair in meant:
         with tempfile.TemporaryDirectory() as folder:
             cache = CachedTeacher(pair.network(pair.teacher), Path(folder) / "cache")

@@ -49,7 +49,7 @@ class KDVR(LambdaSchedule):
             starts above it stays as it is, or decays.
         probe: every how many steps the cosine of this loss's gradient and the one of ``pvr`` is
             measured, for the log, at least 0 (0: never). The teacher must then be the student's
-            network with other weights, the temperature 1.
+            network with other weights, the temperature 1; ``weight`` counts as 1 in it.
     """
 
     weight: float = 1.0
