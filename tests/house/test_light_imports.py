@@ -56,6 +56,32 @@ def test_help_does_not_wait_for_torch() -> None:
     assert "torch" not in _loaded(code)
 
 
+COMPILER = {"sympy", "torch._dynamo", "torch._inductor"}
+SMALL_RUN = """
+import limbeck, sys, torch
+from sklearn.datasets import load_digits
+images, labels = load_digits(return_X_y=True)
+images, labels = torch.tensor(images[:64] / 16).float().view(-1, 1, 8, 8), torch.tensor(labels[:64])
+net = lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+run = limbeck.distill(
+    teacher=net(), student=net(), data=(images, labels), method="kd", epochs=2, batch_size=32,
+    train={"optimizer": {"name": "NAME"}}, quiet=True, output=sys.argv[1],
+)
+print("loaded:", *sorted(sys.modules))
+"""
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_a_run_that_compiles_nothing_brings_no_compiler(name: str, tmp_path: Path) -> None:
+    """It takes 70 MiB and a second: the optimiser, the count of FLOPs and the end included."""
+    code = SMALL_RUN.replace("NAME", name)
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split("loaded:")[1].split())
+    assert "limbeck.engine.running" in loaded
+    assert not loaded & COMPILER
+
+
 @pytest.mark.parametrize("room", ["functional", "kernels"])
 def test_equations_import_torch_alone(room: str) -> None:
     allowed = {"torch", "jaxtyping", *sys.stdlib_module_names}

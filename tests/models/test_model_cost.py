@@ -5,6 +5,7 @@ import time
 import pytest
 import torch
 from torch import nn
+from torch.utils import flop_counter
 
 from limbeck.models import build_model, count_flops, count_parameters, measure_latency
 
@@ -33,6 +34,17 @@ def test_flops_of_resnet20_by_arithmetic():
         multiply_adds += 9 * (inside * channels + 5 * channels * channels) * size**2
     multiply_adds += 64 * 10
     assert count_flops(model, torch.randn(2, 3, 32, 32)) == 2 * multiply_adds
+
+
+def test_flops_are_torchs_and_its_counter_is_left_as_it_was():
+    model = build_model("vit_tiny", num_classes=10, input_shape=(3, 16, 16)).eval()
+    image = torch.randn(1, 3, 16, 16)
+    before = flop_counter._FlopCounterMode.__torch_dispatch__
+    ours = count_flops(model, image)
+    assert flop_counter._FlopCounterMode.__torch_dispatch__ is before
+    with torch.no_grad(), flop_counter.FlopCounterMode(display=False) as counter:
+        model(image)
+    assert ours == counter.get_total_flops() > 0
 
 
 def test_flops_take_keyword_inputs():

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from limbeck.engine.settings import Optimizer, Schedule
+from limbeck.kernels import optimizers
 
 
 def make_optimizer(settings: Optimizer, modules: Iterable[nn.Module]) -> torch.optim.Optimizer:
@@ -25,10 +26,10 @@ def make_optimizer(settings: Optimizer, modules: Iterable[nn.Module]) -> torch.o
     if others:
         groups.append({"params": others, "weight_decay": 0.0})
     if settings.name == "sgd":
-        return torch.optim.SGD(
+        return optimizers.SGD(
             groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov
         )
-    cls = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
+    cls = optimizers.AdamW if settings.name == "adamw" else optimizers.Adam
     return cls(groups, lr=settings.lr, betas=settings.betas)
 
 

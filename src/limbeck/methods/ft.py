@@ -13,6 +13,7 @@ from limbeck import functional
 from limbeck.data import batches
 from limbeck.data.batch import Batch
 from limbeck.errors import ShapeError
+from limbeck.kernels.optimizers import SGD
 from limbeck.methods.base import Runtime, Terms
 from limbeck.methods.card import Card, Paper
 from limbeck.methods.context import Context
@@ -127,7 +128,7 @@ class FTRuntime(PairedRuntime):
         """Fit the paraphrasers on the teacher's maps of the training data."""
         method = cast(FT, self.method)
         self.paraphrasers.requires_grad_(True)
-        optimizer = torch.optim.SGD(
+        optimizer = SGD(
             self.paraphrasers.parameters(), lr=method.fit_lr, momentum=0.9, weight_decay=5e-4
         )
         for epoch in range(method.fit_epochs):

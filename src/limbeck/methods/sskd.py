@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from limbeck import functional
 from limbeck.data.batch import IGNORE, Batch
 from limbeck.errors import MethodError
+from limbeck.kernels.optimizers import SGD
 from limbeck.methods.base import Runtime, Terms
 from limbeck.methods.card import Card, Cost, Paper
 from limbeck.methods.context import Context
@@ -152,9 +153,7 @@ class SSKDRuntime(PairedRuntime):
         """Fit the teacher's head: which original is a turned image's own?"""
         method = cast(SSKD, self.method)
         head = self.teacher_head.requires_grad_(True)
-        optimizer = torch.optim.SGD(
-            head.parameters(), lr=method.fit_lr, momentum=0.9, weight_decay=5e-4
-        )
+        optimizer = SGD(head.parameters(), lr=method.fit_lr, momentum=0.9, weight_decay=5e-4)
         for epoch in range(method.fit_epochs):
             done = epoch / method.fit_epochs
             rate = method.fit_lr * (0.1 if done >= 0.5 else 1.0) * (0.1 if done >= 0.75 else 1.0)
