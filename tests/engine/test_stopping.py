@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,15 @@ from limbeck.engine.running import run_plan
 from limbeck.engine.settings import Optimizer
 from limbeck.engine.signals import Interrupted
 from limbeck.errors import CheckpointError, NonFiniteError, RecipeError, StorageError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """A forked child can use no more, and bits are compared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +98,6 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(
     if pid == 0:  # the limit would hold for the test runner too
         code = 1
         try:
-            torch.set_num_threads(1)
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             import limbeck.engine.checkpoint as checkpoint
 
