@@ -1,5 +1,7 @@
 """The optimisers that nobody compiles: torch's numbers, states and hooks, without its wrappers."""
 
+import functools
+
 import pytest
 import torch
 from torch import Tensor, nn, optim
@@ -98,3 +100,42 @@ def test_a_group_that_comes_later_is_stepped_too() -> None:
     assert late.tolist() == [0.75, 0.75]
     with pytest.raises(ValueError, match="some parameters appear in more than one"):
         optimizer.add_param_group({"params": [late]})
+
+
+def test_what_others_put_around_torchs_step_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, real = [], optim.SGD.step
+
+    @functools.wraps(real)
+    def watched(*args: object) -> object:
+        seen.append("step")
+        return real(*args)
+
+    monkeypatch.setattr(optim.SGD, "step", watched)
+    network = _network()
+    _train(network, optimizers.SGD(network.parameters(), lr=0.1), 0, 2)
+    assert seen == ["step"] * 2
+
+
+def test_a_differentiable_step_keeps_its_graph() -> None:
+    start = torch.ones(2, requires_grad=True)
+    weight = start.clone()
+    weight.retain_grad()
+    optimizer = optimizers.SGD([weight], lr=0.5, differentiable=True)
+    weight.square().sum().backward(retain_graph=True)
+    weight.grad = weight.grad.clone()
+    optimizer.step()
+    assert weight.grad_fn is not None
+
+
+def test_a_scaled_step_is_left_out_where_a_gradient_is_not_finite() -> None:
+    network = _network()
+    optimizer = optimizers.SGD(network.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    before = [p.clone() for p in network.parameters()]
+    for factor in (float("inf"), 1.0):
+        optimizer.zero_grad()
+        scaler.scale(network(torch.ones(4, 6)).square().mean() * factor).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        same = [torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True)]
+        assert all(same) == (factor != 1.0)

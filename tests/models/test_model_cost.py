@@ -1,5 +1,6 @@
 """Parameters, operations, latency."""
 
+import threading
 import time
 
 import pytest
@@ -45,6 +46,22 @@ def test_flops_are_torchs_and_its_counter_is_left_as_it_was():
     with torch.no_grad(), flop_counter.FlopCounterMode(display=False) as counter:
         model(image)
     assert ours == counter.get_total_flops() > 0
+
+
+def test_two_threads_that_count_leave_torchs_counter_as_it_was():
+    before = flop_counter._FlopCounterMode.__torch_dispatch__
+    model, image = nn.Linear(5, 7), torch.randn(1, 5)
+    counts = []
+    threads = [
+        threading.Thread(target=lambda: counts.extend(count_flops(model, image) for _ in range(20)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counts == [70] * 80
+    assert flop_counter._FlopCounterMode.__torch_dispatch__ is before
 
 
 def test_flops_take_keyword_inputs():

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from limbeck.functional._common import IGNORE, check_predictions, float64
 from limbeck.functional.task import cross_entropy
+from limbeck.kernels.optimizers import LBFGS
 
 Form = Literal["vector", "matrix"]
 _STEPS = 500  # of L-BFGS, at most; a few dozen are usual
@@ -105,7 +106,7 @@ def _minimise(z: Tensor, y: Tensor, form: Form, penalty: float) -> tuple[Tensor,
     ones = torch.ones(classes, dtype=z.dtype, device=z.device)
     weight = (ones if form == "vector" else ones.diag()).clone().requires_grad_()
     bias = torch.zeros_like(ones).requires_grad_()
-    solver = torch.optim.LBFGS(
+    solver = LBFGS(
         [weight, bias],
         max_iter=_STEPS,
         tolerance_grad=1e-8,

@@ -9,49 +9,62 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import optim
 
+_TORCH = str(Path(torch.__file__).parent)
 
-def _beneath(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what torch's wrappers call; the method itself where it has none."""
-    found: Callable[..., Any] = inspect.unwrap(method)
+
+def beneath(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what torch's own wrappers call; somebody else's wrapper stays on."""
+    found: Callable[..., Any] = inspect.unwrap(method, stop=lambda one: not _is_torchs(one))
     return found
+
+
+def _is_torchs(function: Any) -> bool:
+    code = getattr(function, "__code__", None)
+    return code is not None and code.co_filename.startswith(_TORCH)
 
 
 class _Eager(optim.Optimizer):
     """An optimiser of torch's without the wrappers that keep the compiler out of it."""
 
-    add_param_group = _beneath(optim.Optimizer.add_param_group)
-    state_dict = _beneath(optim.Optimizer.state_dict)
-    load_state_dict = _beneath(optim.Optimizer.load_state_dict)
-    zero_grad = _beneath(optim.Optimizer.zero_grad)
+    add_param_group = beneath(optim.Optimizer.add_param_group)
+    state_dict = beneath(optim.Optimizer.state_dict)
+    load_state_dict = beneath(optim.Optimizer.load_state_dict)
+    zero_grad = beneath(optim.Optimizer.zero_grad)
+
+    def _step(self, torchs: Callable[..., Any], closure: Callable[[], Any] | None) -> Any:
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            return beneath(torchs)(self, closure)
 
 
 class SGD(_Eager, optim.SGD):
     """``torch.optim.SGD``, not to be compiled."""
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step; see ``torch.optim.SGD.step``."""
-        return _beneath(optim.SGD.step)(self, closure)
+        return self._step(optim.SGD.step, closure)
 
 
 class Adam(_Eager, optim.Adam):
     """``torch.optim.Adam``, not to be compiled."""
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step; see ``torch.optim.Adam.step``."""
-        return _beneath(optim.Adam.step)(self, closure)
+        return self._step(optim.Adam.step, closure)
 
 
 class AdamW(_Eager, optim.AdamW):
     """``torch.optim.AdamW``, not to be compiled."""
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step; see ``torch.optim.AdamW.step``."""
-        return _beneath(optim.AdamW.step)(self, closure)
+        return self._step(optim.AdamW.step, closure)
+
+
+class LBFGS(_Eager, optim.LBFGS):
+    """``torch.optim.LBFGS``, not to be compiled."""

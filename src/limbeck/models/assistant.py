@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import ModelError
-from limbeck.models.calling import call_model
+from limbeck.models.calling import Call, call_model
 from limbeck.models.cohort import logits_of
-from limbeck.models.narrow import Call, narrowed
+from limbeck.models.narrow import narrowed
 
 STUDENT_ASSISTANT = "student and assistant"
 Phase = Literal["student", "assistant", "joint"]

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 SEGMENTS = "token_type_ids"
+Call = Callable[[nn.Module, Any], Any]
+"""Runs a model on inputs, where it is not ``call_model``."""
 
 
 def call_model(model: nn.Module, inputs: Any, **extra: Any) -> Any:

@@ -10,9 +10,8 @@ from torch import nn
 
 from limbeck.errors import ModelError
 from limbeck.models.assistant import StudentAssistant, cut_in_two
-from limbeck.models.calling import call_model, evaluating
-from limbeck.models.cost import count_parameters
-from limbeck.models.narrow import Call
+from limbeck.models.calling import Call, call_model
+from limbeck.models.cost import count_parameters, flops_on
 
 STEPS = 64
 """Sizes that are told apart: the pair's channels go up in steps of a 64th."""
@@ -97,13 +96,3 @@ def split_capacity(
             f"{type(given).__name__} with its {parameters:,} parameters: give a larger student"
         )
     return found
-
-
-def flops_on(model: nn.Module, example: Any, call: Call = call_model) -> int:
-    """Return the floating-point operations of a forward pass on an example, as ``count_flops``."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    counter = FlopCounterMode(display=False)
-    with evaluating(model), counter:
-        call(model, example)
-    return int(counter.get_total_flops())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,10 @@ import torch
 from torch import nn
 
 from limbeck.data.batch import first_tensor
-from limbeck.models.calling import call_model, evaluating, first_sample, first_samples
+from limbeck.kernels.optimizers import beneath
+from limbeck.models.calling import Call, call_model, evaluating, first_sample, first_samples
+
+_ONE_COUNTS = threading.RLock()  # torch's counter is one for all threads
 
 
 def count_parameters(model: nn.Module, *, trainable: bool = False) -> int:
@@ -37,11 +41,22 @@ def count_flops(model: nn.Module, example_inputs: Any) -> int:
         model: the network.
         example_inputs: a batch of any size; its first sample is used.
     """
+    return flops_on(model, first_sample(example_inputs))
+
+
+def flops_on(model: nn.Module, example: Any, call: Call = call_model) -> int:
+    """Return the floating-point operations of a forward pass on an example, as ``count_flops``.
+
+    Args:
+        model: the network.
+        example: its inputs, all of them.
+        call: runs the network on them.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False)
     with evaluating(model), _asked_directly(type(counter)), counter:
-        call_model(model, first_sample(example_inputs))
+        call(model, example)
     return int(counter.get_total_flops())
 
 
@@ -49,15 +64,16 @@ def count_flops(model: nn.Module, example_inputs: Any) -> int:
 def _asked_directly(counter: type) -> Iterator[None]:
     """Take torch's wrapper off the counter: it imports the compiler, which takes a second."""
     mode: Any = getattr(inspect.getmodule(counter), "_FlopCounterMode", counter)
-    wrapped = getattr(mode, "__torch_dispatch__", None)
-    if wrapped is None:  # counted by other means
-        yield
-        return
-    mode.__torch_dispatch__ = inspect.unwrap(wrapped)
-    try:
-        yield
-    finally:
-        mode.__torch_dispatch__ = wrapped
+    with _ONE_COUNTS:
+        wrapped = getattr(mode, "__torch_dispatch__", None)
+        if wrapped is None:  # counted by other means
+            yield
+            return
+        mode.__torch_dispatch__ = beneath(wrapped)
+        try:
+            yield
+        finally:
+            mode.__torch_dispatch__ = wrapped
 
 
 def measure_latency(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -13,10 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from limbeck.data.batch import first_tensor
 from limbeck.errors import ModelError
-from limbeck.models.calling import call_model, evaluating
+from limbeck.models.calling import Call, call_model, evaluating
 from limbeck.models.cohort import logits_of
-
-Call = Callable[[nn.Module, Any], Any]
 
 
 class Cut(NamedTuple):

@@ -13,9 +13,9 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from limbeck.errors import LimbeckError, ModelError
-from limbeck.models.calling import call_model
+from limbeck.models.calling import Call, call_model
 from limbeck.models.cohort import Cohort
-from limbeck.models.narrow import Call, narrowed
+from limbeck.models.narrow import narrowed
 
 
 class SharedWidths(Cohort):
