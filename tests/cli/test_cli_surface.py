@@ -29,6 +29,7 @@ SURFACE = {
         "--help",
         "--info",
         "--quiet",
+        "--repair",
         "--verify",
         "RECIPE",
         "KEY=VALUE",

@@ -119,6 +119,24 @@ def test_verify_and_info_look_and_capture_nothing(tmp_path: Path) -> None:
         captured(tmp_path, info=True)
 
 
+def test_the_command_sees_damage_and_repairs_it(tmp_path: Path) -> None:
+    (folder,), _ = captured(recipe())
+    before = {path.name: path.read_bytes() for path in folder.rglob("*.*")}
+    _, lines = captured(recipe(), repair=True)
+    assert lines[0] == "nothing is damaged"
+    shard = folder / "view-0001" / "00000.safetensors"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(LimbeckError, match=r"is damaged: .*--repair"):
+        captured(recipe())
+    _, lines = captured(recipe(), repair=True)
+    assert lines[0] == "teacher: captures again: view-0001/00000.safetensors"
+    assert {path.name: path.read_bytes() for path in folder.rglob("*.*")} == before
+    with pytest.raises(LimbeckError, match="leave out --info and --verify"):
+        captured(recipe(), repair=True, check=True)
+
+
 def size(folder: Path, view: int) -> str:
     return f"{(folder / f'view-{view:04d}' / '00000.safetensors').stat().st_size:,}"
 

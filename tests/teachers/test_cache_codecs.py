@@ -183,6 +183,23 @@ def test_features_and_maps(form: str, error: float) -> None:
     assert (back.attentions["att"] - outputs.attentions["att"]).abs().max() <= error
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_loud_channel_of_tokens_does_not_silence_the_others(channels: int) -> None:
+    tokens = torch.randn(12, 5, 7)
+    tokens.select(channels, 2).mul_(300)
+    outputs = Outputs(torch.zeros(12, 3), {"tokens": tokens})
+    back = through(outputs, Codec(features="int8"), piece=4).features["tokens"]
+    quiet = [c for c in range(tokens.shape[channels]) if c != 2]
+    error = (back - tokens).index_select(channels, torch.tensor(quiet))
+    assert error.abs().max() <= 4.5 / 127
+
+
+def test_int8_has_no_place_for_infinity() -> None:
+    outputs = Outputs(torch.zeros(2, 3), {"tap": torch.tensor([[1.0], [float("inf")]])})
+    with pytest.raises(CacheError, match=r"tap has numbers that are not finite.*use float32"):
+        through(outputs, Codec(features="int8"))
+
+
 def test_the_measured_divergence_is_that_of_what_comes_back() -> None:
     logits = torch.randn(30, 12) * 4
     for name in ("float32", "float16"):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from cache_worlds import cached, capture_all, digits, epoch, network, visits
+from cache_worlds import bytes_in, cached, capture_all, digits, epoch, network, visits
 
 from limbeck.data import DataBundle, Normalize, bundle_from
 from limbeck.errors import CacheError
@@ -86,7 +86,24 @@ def edit_manifest(folder: Path, rng: random.Random) -> None:
     path.write_text(json.dumps(found, indent=1) + "\n")
 
 
-FILES = (flip_bits, truncate, lengthen, swap, lose, edit_manifest)
+def exchange_views(folder: Path, rng: random.Random) -> None:
+    """Signed anew: only the shards themselves can tell."""
+    found = read_manifest(folder)
+    views = {"0": found.views["1"], "1": found.views["0"]}
+    Manifest(found.key, found.about, found.rows, found.classes, views).write(folder)
+
+
+def exchange_shards(folder: Path, rng: random.Random) -> None:
+    """Likewise, within a view."""
+    found = read_manifest(folder)
+    shards = list(found.views["0"]["shards"])
+    i, j = rng.sample(range(3), 2)  # full ones
+    shards[i], shards[j] = shards[j], shards[i]
+    views = {**found.views, "0": {**found.views["0"], "shards": shards}}
+    Manifest(found.key, found.about, found.rows, found.classes, views).write(folder)
+
+
+FILES = (exchange_views, exchange_shards, flip_bits, truncate, lengthen, swap, lose, edit_manifest)
 
 
 # Another question to a whole cache.
@@ -215,6 +232,47 @@ def test_the_whole_one_is_served_and_the_changed_data_differ_in_the_change_alone
         teacher = cached(whole, data=data)
         batch = epoch(data)[0]
         assert torch.equal(teacher.ask(batch).logits, live.ask(batch).logits)
+
+
+def test_a_key_that_was_signed_anew_serves_no_other_teacher(whole: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "c"))
+    found, other = read_manifest(folder), LiveTeacher(network(2))
+    key = {**found.key, "teacher": other.fingerprint()}
+    Manifest(key, found.about, found.rows, found.classes, found.views).write(folder)
+    teacher = cached(folder, other)
+    with pytest.raises(CacheError, match=r"00000\.safetensors is of another place: its cache is"):
+        teacher.ask(epoch(digits())[0])
+
+
+@pytest.mark.parametrize("damage", [lose, flip_bits, exchange_shards, truncate])
+def test_a_repair_asks_about_damaged_shards_alone(
+    damage: Any, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "SHARD_ROWS", 64)
+    folder = Path(shutil.copytree(whole, tmp_path / "c"))
+    rng = random.Random(1)
+    while bytes_in(folder)["manifest.json"] != bytes_in(whole)["manifest.json"] or (
+        bytes_in(folder) == bytes_in(whole)
+    ):  # until it hits a shard
+        shutil.rmtree(folder)
+        shutil.copytree(whole, folder)
+        damage(folder, rng)
+        if damage is exchange_shards:
+            break
+    wrong = 2 if damage is exchange_shards else 1
+    teacher, asked = cached(folder), []
+    monkeypatch.setattr(
+        teacher.inner,
+        "ask",
+        lambda batch, **k: asked.append(batch) or LiveTeacher.ask(inner, batch),
+    )
+    inner = teacher.inner
+    assert len(teacher.repair()) == wrong
+    assert len(read_manifest(folder).views) == 1
+    capture_all(teacher)
+    assert bytes_in(folder) == bytes_in(whole)
+    assert len(asked) <= 2 + wrong * 2  # two questions of the probe; two batches a shard
+    assert teacher.repair() == []
 
 
 def test_an_older_or_newer_format_says_what_to_do(whole: Path, tmp_path: Path) -> None:

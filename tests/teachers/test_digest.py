@@ -1,7 +1,9 @@
 """Digests: what they must see, and what they must not."""
 
 import copy
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,12 @@ from sklearn.neighbors import KDTree
 from sklearn.preprocessing import FunctionTransformer
 from torch import nn
 
-from limbeck.teachers.digest import digest_of_parts, estimator_digest, module_digest
+from limbeck.teachers.digest import (
+    digest_of_parts,
+    estimator_digest,
+    module_digest,
+    rule_digest,
+)
 
 
 class Holder:
@@ -130,3 +137,64 @@ def test_module_tensors_of_every_kind():
 def test_parts_keep_their_boundaries():
     assert digest_of_parts("ab", "c") != digest_of_parts("a", "bc")
     assert digest_of_parts("a") != digest_of_parts("a", "")
+
+
+class _Softened(nn.Module):
+    def __init__(self, by: int, how: str = "mean") -> None:
+        super().__init__()
+        self.read, self.by, self.how, self.calls = nn.Linear(3, 2), by, how, 0
+        nn.init.ones_(self.read.weight)
+        nn.init.zeros_(self.read.bias)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.read(rows) / self.by
+
+
+class _Hardened(_Softened):
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return self.read(rows) * self.by
+
+
+def test_settings_that_are_not_printed_count_and_counters_do_not() -> None:
+    first = module_digest(_Softened(1))
+    assert first != module_digest(_Softened(2))
+    assert first != module_digest(_Softened(1, "max"))
+    asked = _Softened(1)
+    asked(torch.ones(1, 3))
+    assert module_digest(asked) == first
+
+
+def test_the_code_of_forward_counts() -> None:
+    _Hardened.__qualname__ = _Softened.__qualname__  # the same class, edited
+    assert module_digest(_Softened(1)) != module_digest(_Hardened(1))
+
+
+def _rule(above: float, name: str = "x", client: object = None) -> Callable[..., Any]:
+    def rule(rows: Any, scale: float = 1.0) -> Any:
+        return (rows > above, name, client, scale)
+
+    return rule
+
+
+class _Rule:
+    def __init__(self, above: float) -> None:
+        self.above, self.calls = above, 0
+
+    def __call__(self, rows: Any) -> Any:
+        self.calls += 1
+        return rows > self.above
+
+
+def test_rules_that_hold_other_values_have_other_digests() -> None:
+    assert rule_digest(_rule(1.0)) == rule_digest(_rule(1.0))
+    assert rule_digest(_rule(1.0)) != rule_digest(_rule(2.0))
+    assert rule_digest(_rule(1.0, client=object())) == rule_digest(_rule(1.0, client=object()))
+    assert rule_digest(lambda rows: rows) != rule_digest(lambda rows: -rows)
+    part = partial(_rule(1.0), scale=2.0)
+    assert rule_digest(part) != rule_digest(partial(_rule(1.0), scale=3.0))
+    used = _Rule(1.0)
+    used(0)
+    assert rule_digest(used) == rule_digest(_Rule(1.0)) != rule_digest(_Rule(2.0))
+    assert rule_digest(used.__call__) != rule_digest(_Rule(2.0).__call__)
+    assert rule_digest(len)  # has no code that can be read

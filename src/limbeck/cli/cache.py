@@ -26,6 +26,9 @@ def cache(
         bool,
         typer.Option("--verify", help="Compare every byte with its checksum; capture nothing."),
     ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Capture again what is missing or damaged.")
+    ] = False,
     quiet: Quiet = False,
     allow_code: AllowCode = False,
 ) -> None:
@@ -36,14 +39,20 @@ def cache(
     [bold]Examples[/bold]
 
     limbeck cache recipe.yaml
-    limbeck cache recipe.yaml teacher.codec=float16 teacher.budget=2GB
     limbeck cache recipe.yaml --info
     limbeck cache runs/caches/0123456789abcdef0123 --verify
+    limbeck cache recipe.yaml --repair
     """
     from limbeck.recipe.caching import cache_recipe
 
     cache_recipe(
-        recipe, overrides or (), info=info, check=verify, quiet=quiet, allow_code=allow_code
+        recipe,
+        overrides or (),
+        info=info,
+        check=verify,
+        repair=repair,
+        quiet=quiet,
+        allow_code=allow_code,
     )
 
 

@@ -25,6 +25,7 @@ def cache_recipe(
     *,
     info: bool = False,
     check: bool = False,
+    repair: bool = False,
     quiet: bool = False,
     allow_code: bool = False,
     say: Say = tell,
@@ -39,6 +40,7 @@ def cache_recipe(
         overrides: see :func:`limbeck.recipe.load_recipe`.
         info: say what is kept and why, and capture nothing.
         check: compare every shard with its checksum, and capture nothing.
+        repair: capture shards again that are missing or damaged.
         quiet: say nothing.
         allow_code: also import models from code that is not installed.
         say: gets each line for a person.
@@ -51,6 +53,8 @@ def cache_recipe(
     """
     say = _nobody if quiet else say
     looking = info or check
+    if looking and repair:
+        raise CacheError("--repair captures; leave out --info and --verify, which do not")
     if isinstance(source, str | Path) and Path(source).is_dir():
         if not looking:
             raise CacheError(f"{source}: a folder is not captured; give a recipe, or say --info")
@@ -69,7 +73,7 @@ def cache_recipe(
         if looking:
             _look_if_there(cache, info, check, say)
         else:
-            _capture(cache, say)
+            _capture(cache, repair, say)
 
     capture_teachers(plan, work)
     if not looking and not written_so:
@@ -77,9 +81,13 @@ def cache_recipe(
     return folders
 
 
-def _capture(cache: CachedTeacher, say: Say) -> None:
+def _capture(cache: CachedTeacher, repair: bool, say: Say) -> None:
+    if repair and (cache.folder / NAME).exists():
+        files = cache.repair()
+        say(f"{cache.name}: captures again: {', '.join(files)}" if files else "nothing is damaged")
     for view in range(cache.num_views):
         manifest = cache.capture(view)
+    verify(cache.folder, manifest, _nobody)  # also what was there before
     for line in explain(cache.folder, manifest):
         say(line)
 

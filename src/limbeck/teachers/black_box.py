@@ -15,7 +15,7 @@ from limbeck.errors import TeacherError, unknown
 from limbeck.taps.outputs import Outputs
 from limbeck.teachers.answers import check_probabilities, classes_in_place, positive_columns
 from limbeck.teachers.base import Teacher, stated_inputs
-from limbeck.teachers.digest import digest_of_parts, estimator_digest, tensor_digest
+from limbeck.teachers.digest import digest_of_parts, estimator_digest, rule_digest, tensor_digest
 from limbeck.teachers.examples import check_answer, example_batch
 from limbeck.teachers.forms import as_arrays, as_float64, column_order, with_names
 from limbeck.teachers.statistics import InputStatistics, copy_inputs
@@ -229,15 +229,17 @@ class BlackBoxTeacher(Teacher):
         return chosen
 
     def fingerprint(self) -> str:
-        """Return the sha256 of parameters and fitted arrays, or of the answers to the probe.
+        """Return the sha256 of parameters and fitted arrays, or of code and answers to the probe.
 
         Nothing is pickled: a scikit-learn estimator's attributes are walked. Where something
-        inside cannot be read, and for plain functions, the answers to the probe count (too).
+        inside cannot be read, the answers to the probe count too. Of a plain function its code,
+        the plain values that it holds and these answers count; what it reads from elsewhere does
+        not.
 
         Raises:
             TeacherError: a probe is needed and there is none.
         """
-        own = ""
+        own = "" if self._is_estimator else rule_digest(self.function)
         if self._walked:
             own, opaque = estimator_digest(self.function)
             if not opaque:
@@ -270,6 +272,8 @@ class BlackBoxTeacher(Teacher):
         if not self._is_estimator:
             kind = getattr(self.function, "__name__", kind)
         covers = "its answers to the probe"
+        if not self._is_estimator:
+            covers = "its code and its answers to the probe"
         if self._walked:
             opaque = estimator_digest(self.function)[1]
             covers = "parameters and fitted arrays"

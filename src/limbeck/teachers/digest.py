@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import CodeType
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+_LIBRARIES = {"torch", "torchvision", "timm", "transformers"}  # what they do, their printout says
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 # Settings of an estimator that change how fast or how loudly it answers, never what it answers.
 _SILENT = {"n_jobs", "verbose", "_n_threads", "n_features_in_", "feature_names_in_"}
@@ -25,13 +28,18 @@ def digest_of_parts(*parts: str) -> str:
 
 
 def module_digest(module: nn.Module) -> str:
-    """Return the sha256 over a module's class, structure and sorted state dict.
+    """Return the sha256 over a module's class, structure, settings and sorted state dict.
 
     The printed structure is part of it: two networks can have the same weights and another
-    activation. Devices, memory formats and training flags are not.
+    activation. So are, for classes that are no library's, public attributes that are plain values
+    (whole numbers only where the constructor takes them: others may be counters) and, outside of
+    Limbeck, the code of ``forward``. Devices, memory formats and training flags are not.
     """
     digest = hashlib.sha256()
     digest.update(f"{_class_name(module)}|{_ADDRESS.sub('', repr(module))}".encode())
+    for name, part in module.named_modules():
+        for setting in _settings_of(part):
+            digest.update(f"|{name}.{setting}".encode())
     for name, value in sorted(module.state_dict().items()):
         digest.update(f"|{name}|".encode())
         if isinstance(value, Tensor):
@@ -39,6 +47,41 @@ def module_digest(module: nn.Module) -> str:
         else:
             digest.update(_ADDRESS.sub("", repr(value)).encode())
     return digest.hexdigest()
+
+
+def _settings_of(part: nn.Module) -> Iterator[str]:
+    """Yield what decides a module's answers beside its weights and its printout."""
+    kind = type(part)
+    library = kind.__module__.split(".")[0]
+    if library in _LIBRARIES:
+        return
+    for name, value in _plain_attributes(part):
+        if name != "training":
+            yield f"{name}={value!r}"
+    code = getattr(kind.forward, "__code__", None)
+    if library != "limbeck" and code is not None:
+        walk = _Walk()
+        walk.visit(_code_parts(code))
+        yield walk.digest.hexdigest()
+
+
+def _plain_attributes(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield public attributes that are plain; whole numbers only where the constructor takes them.
+
+    Others may be counters, which say nothing of what is answered.
+    """
+    taken = inspect.signature(type(value).__init__).parameters
+    for name, one in sorted(getattr(value, "__dict__", {}).items()):
+        counts = isinstance(one, int) and not isinstance(one, bool) and name not in taken
+        told = one is not None and not name.startswith("_")  # None may be filled when it is used
+        if told and not counts and _is_plain(one):
+            yield name, one
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | complex | str)
 
 
 def tensor_digest(tensor: Tensor) -> str:
@@ -82,6 +125,35 @@ def function_digest(function: Callable[..., Any]) -> str:
         walk.visit(cell.cell_contents)
     if not hasattr(function, "__code__"):  # a callable object
         walk.visit(function)
+    return walk.digest.hexdigest()
+
+
+def rule_digest(function: Callable[..., Any]) -> str:
+    """Return the sha256 over a function's code and the plain values that it holds.
+
+    These are defaults, its closure's, a partial's, a callable object's. Other objects count by
+    their classes: a client or a model may change as it is used.
+    """
+    held: list[tuple[str, Any]] = []
+    if isinstance(function, functools.partial):
+        held += [("partial of", rule_digest(function.func))]
+        held += [
+            *((str(i), one) for i, one in enumerate(function.args)),
+            *function.keywords.items(),
+        ]
+    elif not hasattr(function, "__code__") and not isinstance(function, type):
+        held += _plain_attributes(function)
+        function = type(function).__call__
+    elif inspect.ismethod(function):
+        held += _plain_attributes(function.__self__)
+    held += [("default", one) for one in getattr(function, "__defaults__", None) or ()]
+    held += (getattr(function, "__kwdefaults__", None) or {}).items()
+    held += [("held", cell.cell_contents) for cell in getattr(function, "__closure__", None) or ()]
+    walk = _Walk()
+    walk.visit(_code_parts(getattr(function, "__code__", None)))
+    for name, one in held:
+        whole = _is_plain(one) or isinstance(one, np.ndarray | np.generic | Tensor)
+        walk.visit([name, one if whole else _class_name(one)])
     return walk.digest.hexdigest()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from limbeck.errors import CacheError
@@ -11,7 +12,8 @@ from limbeck.teachers.cache.codec import Codec
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
-_SLACK = 1.02  # headers of shards, and the manifest
+_A_SHARD, _A_TENSOR = 1024, 150  # a shard's header, and its lines in the manifest
+_MANIFEST = 2048  # beside these lines
 
 
 def as_bytes(value: int | str | None) -> int | None:
@@ -48,28 +50,48 @@ def shown(size: float) -> str:
     return f"{size:.3g} TB"
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """What is still to be captured.
+
+    Attributes:
+        row_bytes: most bytes of a row.
+        rows: of a view.
+        shard_rows: rows of a full shard.
+        tensors: of a shard.
+        views: how many.
+    """
+
+    row_bytes: int
+    rows: int
+    shard_rows: int
+    tensors: int
+    views: int
+
+    @property
+    def bytes(self) -> int:
+        """Most bytes in all."""
+        shards = -(-self.rows // self.shard_rows)
+        beside = shards * (_A_SHARD + _A_TENSOR * self.tensors)
+        return self.views * (self.row_bytes * self.rows + beside) + _MANIFEST
+
+
 def refuse_too_much(
-    folder: Path,
-    row_bytes: int,
-    rows: int,
-    views: int,
-    there: int,
-    budget: int | None,
-    codec: Codec,
+    folder: Path, sizes: Sizes, there: int, half: int, budget: int | None, codec: Codec
 ) -> None:
     """Raise CacheError where a capture would not fit the budget, or the disk.
 
     Args:
         folder: of the cache.
-        row_bytes: most bytes of a sample.
-        rows: samples of a view.
-        views: views still to be captured.
-        there: bytes that the cache has already.
+        sizes: of what is still to be captured.
+        there: bytes of the views that the cache has already.
+        half: bytes of an unfinished view, which are among those that it needs.
         budget: most bytes of the cache; None: no bound.
         codec: in what form.
     """
-    more = int(row_bytes * rows * views * _SLACK)
-    what = f"{views} x {rows:,} samples of {shown(row_bytes)} as {codec.describe()}"
+    more = sizes.bytes
+    row = shown(sizes.row_bytes)
+    what = f"{sizes.views} x {sizes.rows:,} samples of {row} as {codec.describe()}"
     if budget is not None and there + more > budget:
         taken = f" beside the {shown(there)} there" if there else ""
         raise CacheError(
@@ -78,10 +100,10 @@ def refuse_too_much(
         )
     exists = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(exists).free
-    if more > free:
+    if more - half > free:
         raise CacheError(
-            f"cache {folder}: needs {shown(more)} ({what}), the disk has {shown(free)} free; "
-            f"{_ways_out(codec)}, or another folder"
+            f"cache {folder}: needs {shown(more - half)} ({what}), the disk has {shown(free)} "
+            f"free; {_ways_out(codec)}, or another folder"
         )
 
 

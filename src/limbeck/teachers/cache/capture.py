@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +22,15 @@ from limbeck.data.batch import Batch
 from limbeck.data.bundle import DataBundle
 from limbeck.errors import CacheError
 from limbeck.taps.outputs import Outputs
-from limbeck.teachers.cache.budget import refuse_too_much
+from limbeck.teachers.cache.budget import Sizes, refuse_too_much
 from limbeck.teachers.cache.codec import Codec
-from limbeck.teachers.cache.drawing import captured_rows, conditions, drawn, in_reverse
+from limbeck.teachers.cache.drawing import (
+    captured_rows,
+    conditions,
+    drawn,
+    in_other_company,
+    picked,
+)
 from limbeck.teachers.cache.forms import Block, decode, encode, join, ready, row_bytes
 from limbeck.teachers.cache.key import Key
 from limbeck.teachers.cache.lock import locked
@@ -97,10 +104,15 @@ class Capture:
         probe = self._probe(view)
         refuse_too_much(
             self.folder,
-            probe.row_bytes,
-            len(self.rows),
-            self.num_views - len(there),
+            Sizes(
+                probe.row_bytes,
+                len(self.rows),
+                probe.shard_rows,
+                probe.tensors,
+                self.num_views - len(there),
+            ),
             read_manifest(self.folder).bytes if self._exists() else 0,
+            self._half_captured(there),
             self.budget,
             self.codec,
         )
@@ -115,6 +127,12 @@ class Capture:
             f"{len(self.rows):,} samples, kept as {self.codec.describe()} in {self.folder}"
         )
         return True
+
+    def _half_captured(self, there: set[int]) -> int:
+        """Return the bytes of shards that an interrupted capture left."""
+        done = {Path(shard_file(view, 0)).parts[0] for view in there}
+        left = (p for p in self.folder.glob("view-*/*.safetensors") if p.parts[-2] not in done)
+        return sum(path.stat().st_size for path in left)
 
     def _exists(self) -> bool:
         return (self.folder / NAME).exists()
@@ -186,7 +204,7 @@ class Capture:
     # Layout, and what a shard says of itself.
 
     def _probe(self, view: int) -> Probe:
-        """Ask about the first batch: sizes, and whether the order within a batch changes bits."""
+        """Ask about the first batch: sizes, and whether the rest of a batch changes answers."""
         if view not in self._probes:
             self._probes[view] = self._asked(view)
         return self._probes[view]
@@ -196,12 +214,20 @@ class Capture:
         dense, block = self._answer(batch, view)
         classes = dense.logits.shape[-1]
         most = row_bytes(block, self.codec, len(dense.logits), classes)
-        turned, _ = self._answer(in_reverse(batch), view)
-        stable = all(
-            torch.equal(a, b.flip(0))
-            for a, b in zip(_tensors(dense), _tensors(turned), strict=True)
+        rows = in_other_company(len(dense.logits))
+        again, _ = self._answer(picked(batch, rows), view)
+        gap = max(
+            apart(b, a.index_select(0, rows))
+            for a, b in zip(_tensors(dense), _tensors(again), strict=True)
         )
-        return Probe(classes, most, rows_in_shard(most, self.visits.rows), stable)
+        if gap > _NO_ROUNDING:
+            raise CacheError(
+                f"cache {self.folder}: the teacher's answer about a sample changes by {gap:.0%} "
+                "of the largest number with the samples beside it in a batch (statistics of the "
+                "batch? dropout?), so that no answer of it can be kept; give a teacher that looks "
+                "at each sample by itself"
+            )
+        return Probe(classes, most, rows_in_shard(most, self.visits.rows), len(block), gap)
 
     def _header(self, view: int, number: int, probe: Probe) -> dict[str, Any]:
         start = number * probe.shard_rows
@@ -247,6 +273,7 @@ class Capture:
         entry = {
             "conditions": conditions(self.visits, self.device),
             "stable": probe.stable,
+            "gap": float(f"{probe.gap:.1e}"),
             "piece": self.visits.rows,
             "measured": summary(total, size, self.codec.name, self.data.task),
             "shards": shards,
@@ -255,16 +282,31 @@ class Capture:
 
 
 _NOT_ROWS = ("packed", "starts")
+_NO_ROUNDING = 0.05  # of the largest number; a teacher in bfloat16 stays below
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What the first batch tells: classes, most bytes a sample, rows a shard, stable or not."""
+    """What the first batch tells.
+
+    Attributes:
+        classes: outputs of a sample's logits.
+        row_bytes: most bytes of a sample.
+        shard_rows: rows of a full shard.
+        tensors: of a shard.
+        gap: how far an answer moves with the rest of its batch, a share of the largest number.
+    """
 
     classes: int
     row_bytes: int
     shard_rows: int
-    stable: bool
+    tensors: int
+    gap: float
+
+    @property
+    def stable(self) -> bool:
+        """Whether the rest of the batch changes no bit."""
+        return self.gap == 0
 
 
 @contextlib.contextmanager
@@ -276,6 +318,16 @@ def _random_numbers_kept() -> Iterator[None]:
 
 def _tensors(outputs: Outputs) -> list[Tensor]:
     return [outputs.logits, *outputs.features.values(), *outputs.attentions.values()]
+
+
+def apart(found: Tensor, expected: Tensor) -> float:
+    """Return the largest difference, as a share of the largest number; 0 for the same bits."""
+    same = (found == expected) | (found.isnan() & expected.isnan())
+    if bool(same.all()):
+        return 0.0
+    size = expected[expected.isfinite()].abs().amax() if bool(expected.isfinite().any()) else 0.0
+    gap = float((found - expected)[~same].abs().amax() / size)
+    return math.inf if math.isnan(gap) else gap
 
 
 def _sha256(path: Path) -> str:

@@ -15,6 +15,8 @@ from limbeck.data.mixing import shown
 from limbeck.data.prefetch import prefetch
 from limbeck.teachers.visits import Visits
 
+_FEW = 8
+
 
 def captured_rows(data: DataBundle) -> Tensor:
     """Return the base positions of the training samples, each once, rising: the rows of a view."""
@@ -51,18 +53,27 @@ def drawn(
         yield batch.replace(inputs=inputs, draw=draw)
 
 
-def in_reverse(batch: Batch) -> Batch:
-    """Return the batch with its samples in reverse order."""
+def in_other_company(rows: int) -> Tensor:
+    """Return which rows of a batch to ask about again, int64 ``[rows]``: few, at all places.
 
-    def turned(value: Any) -> Any:
+    Whatever looks at the rest of the batch, or at a sample's place in it, then answers otherwise.
+    """
+    few = max(1, min(_FEW, rows // 2))
+    return (torch.arange(rows) % few).flip(0)
+
+
+def picked(batch: Batch, rows: Tensor) -> Batch:
+    """Return a batch of some samples of a batch, in the order given."""
+
+    def these(value: Any) -> Any:
         if isinstance(value, Tensor):
-            return value.flip(0)
+            return value.index_select(0, rows)
         if isinstance(value, Mapping):
-            return {key: turned(item) for key, item in value.items()}
-        return type(value)(map(turned, value)) if isinstance(value, list | tuple) else value
+            return {key: these(item) for key, item in value.items()}
+        return type(value)(map(these, value)) if isinstance(value, list | tuple) else value
 
     names = ("inputs", "targets", "index")
-    return batch.replace(**{name: turned(getattr(batch, name)) for name in names}, draw=batch.draw)
+    return batch.replace(**{name: these(getattr(batch, name)) for name in names}, draw=batch.draw)
 
 
 def conditions(visits: Visits, device: torch.device) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from limbeck.errors import CacheError
 from limbeck.taps.outputs import Outputs, SparseProbs
 from limbeck.teachers.cache import sparse
 from limbeck.teachers.cache.codec import Codec, FeatureForm
@@ -96,11 +97,27 @@ def half(values: Tensor) -> Tensor:
 def _encode_feature(name: str, value: Tensor, form: FeatureForm) -> Block:
     if form != "int8":
         return {name: value.contiguous() if form == "float32" else half(value)}
-    channel = (1, value.shape[1], *[1] * (value.dim() - 2)) if value.dim() > 1 else (1,)
-    others = [dim for dim in range(value.dim()) if dim != 1]
-    scale = value.float().abs().amax(dim=others).clamp(min=1e-30) / 127
-    codes = (value.float() / scale.view(channel)).round().to(torch.int8)
+    if not bool(value.isfinite().all()):
+        raise CacheError(
+            f"codec.features: {name.partition(':')[2]} has numbers that are not finite, which int8 "
+            "has no place for; use float32"
+        )
+    scale = value.float().abs().amax(dim=_shares_a_scale(value)).clamp(min=1e-30) / 127
+    codes = (value.float() / _beside(scale[None], value)).round().to(torch.int8)
     return {name: codes, f"scale:{name}": scale[None]}
+
+
+def _shares_a_scale(value: Tensor) -> list[int]:
+    """Return over which dimensions of a feature numbers share a scale; never over channels.
+
+    Of three dimensions, tokens ``[batch, places, channels]`` or ``[batch, channels, length]``,
+    each place has its own too, so that either may be the channels'.
+    """
+    return [0] if value.dim() == 3 else [dim for dim in range(value.dim()) if dim != 1]
+
+
+def _beside(scale: Tensor, value: Tensor) -> Tensor:
+    return scale.view(*scale.shape, *[1] * (value.dim() - scale.dim()))
 
 
 def _decode_feature(block: Block, name: str, rows: Tensor, piece: int) -> Tensor:
@@ -109,7 +126,7 @@ def _decode_feature(block: Block, name: str, rows: Tensor, piece: int) -> Tensor
     if scales is None:
         return value
     scale = scales.index_select(0, rows // piece)
-    return value * scale.view(*scale.shape, *[1] * (value.dim() - scale.dim()))
+    return value * _beside(scale, value)
 
 
 def row_bytes(block: Block, codec: Codec, rows: int, classes: int) -> int:

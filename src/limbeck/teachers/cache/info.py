@@ -38,13 +38,30 @@ def explain(folder: Path, manifest: Manifest) -> list[str]:
     return [f"{label:<{width}}  {text}" for label, text in lines]
 
 
-def conditions_note(captured: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """Say what keeps a run from being equal bit for bit to the live teacher; None: nothing."""
+def difference_note(entry: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Say what keeps a run from being equal bit for bit to the live teacher; None: nothing.
+
+    Args:
+        entry: the manifest's, of a view that is kept as it was answered.
+        now: conditions of the run.
+    """
+    captured = entry["conditions"]
     other = [name for name in captured if captured[name] != now.get(name)]
-    if not other:
-        return None
-    told = ", ".join(f"{name} {captured[name]} (now {now.get(name)})" for name in other)
-    return f"captured with {told}: equal to the live teacher to 1e-6, not bit for bit"
+    if other:
+        told = ", ".join(f"{name} {captured[name]} (now {now.get(name)})" for name in other)
+        return f"captured with {told}: equal to the live teacher to {_ROUNDING}, not bit for bit"
+    if not entry["stable"]:
+        return f"{_moved(entry)}, not bit for bit"
+    return None
+
+
+_ROUNDING = "rounding, in float32 about 1e-6 of the largest logit"
+
+
+def _moved(entry: Mapping[str, Any]) -> str:
+    gap = entry.get("gap")  # not told by captures of early versions
+    much = "in last bits" if gap is None else f"by up to {gap:.1g} of the largest number"
+    return f"the samples beside one change its answer {much}: equal to the live teacher to that"
 
 
 def _inputs(key: Mapping[str, Any], views: Mapping[str, Any]) -> str:
@@ -103,10 +120,10 @@ def _bits(codec: Codec, key: Mapping[str, Any], entry: Mapping[str, Any]) -> str
         what = "features are rounded" if codec.name == "float32" else "this form keeps less"
         return f"captured with {with_}; {what}: the losses are not those of the live teacher"
     if not entry["stable"]:
-        return f"captured with {with_}; the order within a batch changes last bits: equal to 1e-6"
+        return f"captured with {with_}; {_moved(entry)}"
     if key["inputs"] == "clean":
         return f"captured with {with_}; under these the answers are the live teacher's bit for bit"
     return (
         f"captured with {with_}; a run under these has the losses of one with the live teacher bit "
-        "for bit, any other equals it to 1e-6"
+        f"for bit, any other equals it to {_ROUNDING}"
     )

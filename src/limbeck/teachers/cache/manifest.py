@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,11 @@ class Manifest:
             sorted({**self.views, str(view): entry}.items(), key=lambda item: int(item[0]))
         )
         return Manifest(self.key, self.about, self.rows, self.classes, views)
+
+    def without_views(self, views: Collection[int]) -> Manifest:
+        """Return the manifest without some views, as if they were not finished."""
+        kept = {name: entry for name, entry in self.views.items() if int(name) not in views}
+        return Manifest(self.key, self.about, self.rows, self.classes, kept)
 
     @property
     def bytes(self) -> int:

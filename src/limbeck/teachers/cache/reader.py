@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from limbeck.errors import CacheError
 from limbeck.taps.outputs import Outputs, SparseProbs
 from limbeck.teachers.cache.codec import Codec
 from limbeck.teachers.cache.forms import Block, decode, join, ready
+from limbeck.teachers.cache.key import Key
 from limbeck.teachers.cache.manifest import Manifest
-from limbeck.teachers.cache.shards import check_shard, map_shard
+from limbeck.teachers.cache.shards import check_present, check_shard, map_shard
 
 IN_MEMORY = 256 * 1024 * 1024
 """Bytes up to which a view is held in memory in one piece; a larger one stays mapped by shard."""
@@ -67,8 +70,7 @@ def open_part(
     """
     entry = manifest.views[str(view)]
     shards = entry["shards"]
-    for shard in shards:
-        check_shard(folder, shard)
+    _check(folder, manifest, view)
     blocks = [map_shard(folder / shard["file"]) for shard in shards]
     bounds = [0]
     for shard in shards:
@@ -79,6 +81,40 @@ def open_part(
     return Part(opened, bounds[:-1], codec, manifest.classes, entry["piece"])
 
 
+def see_all_present(folder: Path, manifest: Manifest) -> None:
+    """Raise CacheError where a shard of any view is missing or has another size."""
+    for entry in manifest.views.values():
+        for shard in entry["shards"]:
+            check_present(folder, shard)
+
+
+def damaged(folder: Path, manifest: Manifest) -> dict[int, list[str]]:
+    """Return the files of shards that are missing, damaged or out of place, by view."""
+    found: dict[int, list[str]] = {}
+    for view in map(int, manifest.views):
+        for shard, place in _places(manifest, view):
+            try:
+                check_shard(folder, shard, place)
+            except CacheError:
+                found.setdefault(view, []).append(shard["file"])
+    return found
+
+
+def _check(folder: Path, manifest: Manifest, view: int) -> None:
+    """Raise CacheError unless every shard of a view is what, and where, the manifest says."""
+    for shard, place in _places(manifest, view):
+        check_shard(folder, shard, place)
+
+
+def _places(manifest: Manifest, view: int) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Yield what the manifest says of each shard of a view, and what it must say of itself."""
+    cache, begin = Key(manifest.key).digest, 0
+    for shard in manifest.views[str(view)]["shards"]:
+        end = begin + shard["rows"]
+        yield shard, {"cache": cache, "view": view, "begin": begin, "end": end}
+        begin = end
+
+
 def verify(folder: Path, manifest: Manifest, say: Callable[[str], None]) -> None:
     """Check every shard of every view; say a line for each view.
 
@@ -86,8 +122,7 @@ def verify(folder: Path, manifest: Manifest, say: Callable[[str], None]) -> None
         CacheError: a shard is missing or damaged.
     """
     for view, entry in manifest.views.items():
-        for shard in entry["shards"]:
-            check_shard(folder, shard)
+        _check(folder, manifest, int(view))
         size = sum(shard["bytes"] for shard in entry["shards"])
         count = len(entry["shards"])
         say(f"view {view}: {count} shard{'' if count == 1 else 's'}, {size:,} bytes, as written")

@@ -18,6 +18,7 @@ from limbeck.files import write_bytes
 
 SHARD_ROWS = 4096
 SHARD_BYTES = 16 * 1024 * 1024
+_RENEW = "repair it (limbeck cache RECIPE --repair), or delete the folder and capture anew"
 _HEADER = "limbeck"  # one entry: safetensors writes several in no fixed order
 
 
@@ -59,28 +60,46 @@ def read_header(path: Path) -> dict[str, Any] | None:
     return said if content == _content(tensors, said) else None
 
 
-def check_shard(folder: Path, entry: Mapping[str, Any]) -> None:
+def check_shard(folder: Path, entry: Mapping[str, Any], place: Mapping[str, Any]) -> None:
     """Raise CacheError unless a shard is the one that the manifest lists.
 
     Args:
         folder: the cache.
         entry: the manifest's: file, bytes, sha256.
+        place: what the shard must say of itself: cache, view, begin and end.
     """
+    check_present(folder, entry)
     path = folder / entry["file"]
     where = f"cache {folder}: {entry['file']}"
-    renew = "delete the folder and capture anew"
-    if not path.is_file():
-        raise CacheError(f"{where} is missing; {renew}")
-    size = path.stat().st_size
-    if size != entry["bytes"]:
-        raise CacheError(f"{where} has {size:,} bytes, expected {entry['bytes']:,}; {renew}")
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != entry["sha256"]:
         raise CacheError(
             f"{where} is damaged: its sha256 is {found[:12]}…, the manifest says "
-            f"{entry['sha256'][:12]}…; {renew}"
+            f"{entry['sha256'][:12]}…; {_RENEW}"
         )
+    try:
+        with safe_open(path, "pt") as opened:
+            said = json.loads(opened.metadata()[_HEADER])
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CacheError(f"{where} is no shard of a cache; {_RENEW}") from error
+    for name, wanted in place.items():
+        if said.get(name) != wanted:
+            raise CacheError(
+                f"{where} is of another place: its {name} is {str(said.get(name))[:12]}, expected "
+                f"{str(wanted)[:12]}; {_RENEW}"
+            )
+
+
+def check_present(folder: Path, entry: Mapping[str, Any]) -> None:
+    """Raise CacheError unless a shard is there in its full size."""
+    path = folder / entry["file"]
+    where = f"cache {folder}: {entry['file']}"
+    if not path.is_file():
+        raise CacheError(f"{where} is missing; {_RENEW}")
+    size = path.stat().st_size
+    if size != entry["bytes"]:
+        raise CacheError(f"{where} has {size:,} bytes, expected {entry['bytes']:,}; {_RENEW}")
 
 
 def map_shard(path: Path) -> dict[str, Tensor]:

@@ -19,11 +19,18 @@ from limbeck.teachers.cache.budget import as_bytes
 from limbeck.teachers.cache.capture import Capture
 from limbeck.teachers.cache.codec import Codec, as_codec
 from limbeck.teachers.cache.drawing import conditions
-from limbeck.teachers.cache.info import conditions_note
+from limbeck.teachers.cache.info import difference_note
 from limbeck.teachers.cache.key import Key, make_key, views_differ
+from limbeck.teachers.cache.lock import locked
 from limbeck.teachers.cache.lookup import Lookup, Place
 from limbeck.teachers.cache.manifest import NAME, Manifest, read_manifest
-from limbeck.teachers.cache.reader import IN_MEMORY, Part, open_part
+from limbeck.teachers.cache.reader import (
+    IN_MEMORY,
+    Part,
+    damaged,
+    open_part,
+    see_all_present,
+)
 from limbeck.teachers.cache.store import nearest, place_of
 from limbeck.teachers.digest import digest_of_parts
 from limbeck.teachers.ensemble import EnsembleTeacher
@@ -201,15 +208,23 @@ class CachedTeacher(Teacher):
     def _part(self, view: int) -> Part:
         if view not in self._parts:
             manifest = self.capture(view)
+            if not self._parts:  # sooner than in the epoch that needs it
+                see_all_present(self.folder, manifest)
             size = sum(shard["bytes"] for shard in manifest.views[str(view)]["shards"])
             room = IN_MEMORY if self._held + size <= IN_MEMORY else 0
             self._held += size if room else 0
             self._parts[view] = open_part(self.folder, manifest, view, self.codec, in_memory=room)
             entry = manifest.views[str(view)]
-            note = conditions_note(entry["conditions"], conditions(self._visits, self._device))
-            if note is not None and self.codec.name == "float32":
+            note = difference_note(entry, conditions(self._visits, self._device))
+            if note is not None and self._keeps_all:
                 self._tell(f"view {view}: {note}")
         return self._parts[view]
+
+    @property
+    def _keeps_all(self) -> bool:
+        """Whether every number is kept as it was answered."""
+        whole = not self._taps or self.codec.features == "float32"
+        return self.codec.name == "float32" and whole
 
     def capture(self, view: int = 0) -> Manifest:
         """Ask the teacher about one view and keep what it says, unless that is kept already.
@@ -248,6 +263,28 @@ class CachedTeacher(Teacher):
             num_views=max(self.num_views, view + 1),
             say=self._tell,
         ).take(view)
+
+    def repair(self) -> list[str]:
+        """Take out what is damaged, so that the next capture asks about these samples again.
+
+        Returns:
+            the files of shards that were missing, damaged or out of place.
+
+        Raises:
+            CacheError: there is no cache, one of something else, or its manifest is damaged.
+        """
+        folder = self.folder
+        self.key().refuse_other(read_manifest(folder).key, str(folder))
+        with locked(folder, self._tell):
+            manifest = read_manifest(folder)
+            found = damaged(folder, manifest)
+            if found:
+                manifest.without_views(found).write(folder)
+            files = [file for view in found.values() for file in view]
+            for file in files:
+                (folder / file).unlink(missing_ok=True)
+        self._drop()
+        return files
 
     def key(self) -> Key:
         """Return what decides the cache's content: known after ``bind`` and ``set_taps``."""
