@@ -123,7 +123,7 @@ def test_the_command_sees_damage_and_repairs_it(tmp_path: Path) -> None:
     (folder,), _ = captured(recipe())
     before = {path.name: path.read_bytes() for path in folder.rglob("*.*")}
     _, lines = captured(recipe(), repair=True)
-    assert lines[0] == "nothing is damaged"
+    assert lines[0] == "teacher: nothing is damaged"
     shard = folder / "view-0001" / "00000.safetensors"
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1

@@ -244,7 +244,7 @@ def test_a_key_that_was_signed_anew_serves_no_other_teacher(whole: Path, tmp_pat
         teacher.ask(epoch(digits())[0])
 
 
-@pytest.mark.parametrize("damage", [lose, flip_bits, exchange_shards, truncate])
+@pytest.mark.parametrize("damage", [lose, flip_bits, truncate])
 def test_a_repair_asks_about_damaged_shards_alone(
     damage: Any, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,9 +257,6 @@ def test_a_repair_asks_about_damaged_shards_alone(
         shutil.rmtree(folder)
         shutil.copytree(whole, folder)
         damage(folder, rng)
-        if damage is exchange_shards:
-            break
-    wrong = 2 if damage is exchange_shards else 1
     teacher, asked = cached(folder), []
     monkeypatch.setattr(
         teacher.inner,
@@ -267,12 +264,40 @@ def test_a_repair_asks_about_damaged_shards_alone(
         lambda batch, **k: asked.append(batch) or LiveTeacher.ask(inner, batch),
     )
     inner = teacher.inner
-    assert len(teacher.repair()) == wrong
+    assert len(teacher.repair()) == 1
     assert len(read_manifest(folder).views) == 1
     capture_all(teacher)
     assert bytes_in(folder) == bytes_in(whole)
-    assert len(asked) <= 2 + wrong * 2  # two questions of the probe; two batches a shard
+    assert len(asked) <= 4  # two questions of the probe; two batches a shard
     assert teacher.repair() == []
+
+
+def test_a_manifest_that_was_signed_anew_reaches_nothing_outside(
+    whole: Path, tmp_path: Path
+) -> None:
+    folder, victim = Path(shutil.copytree(whole, tmp_path / "c")), tmp_path / "victim.txt"
+    victim.write_text("precious")
+    found = read_manifest(folder)
+    for change in ({"file": "../victim.txt"}, None):
+        listed = list(found.views["0"]["shards"])
+        listed = listed[:-1] if change is None else [{**listed[0], **change}, *listed[1:]]
+        views = {**found.views, "0": {**found.views["0"], "shards": listed}}
+        Manifest(found.key, found.about, found.rows, found.classes, views).write(folder)
+        for use in (cached(folder).repair, lambda: cached(folder).ask(epoch(digits())[0])):
+            with pytest.raises(CacheError, match="lists other shards than view 0 has"):
+                use()
+    assert victim.read_text() == "precious"
+
+
+def test_a_repair_under_other_conditions_says_what_it_asks_about(
+    whole: Path, tmp_path: Path
+) -> None:
+    folder, lines = Path(shutil.copytree(whole, tmp_path / "c")), []
+    lose(folder, random.Random(0))
+    teacher = cached(folder, look=visits(rows=16), say=lines.append)
+    assert len(teacher.repair()) == 1
+    assert "captured with batch 32 (now 16)" in lines[0]
+    assert "all of it is asked about again" in lines[0]
 
 
 def test_an_older_or_newer_format_says_what_to_do(whole: Path, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import torch
 from cache_worlds import ROWS, bytes_in, cached, capture_all, digits, epoch, network, visits
 from sklearn.ensemble import RandomForestClassifier
 from teacher_worlds import batch_of
-from torch import nn
 
 from limbeck.data import Batch, bundle_from
 from limbeck.engine.checking import refuse_gradients, refuse_temperature
@@ -326,11 +325,11 @@ def test_the_budget_is_kept_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     teacher = cached(tmp_path / "c", budget="10kB")
-    with pytest.raises(CacheError, match=r"needs 29\.8 kB \(2 x 230 .*the budget is 10 kB; choose"):
+    with pytest.raises(CacheError, match=r"needs 31\.9 kB \(2 x 230 .*the budget is 10 kB; choose"):
         teacher.capture()
     assert list(tmp_path.iterdir()) == []
-    folder = capture_all(cached(tmp_path / "c", budget="30kB"))
-    assert sum(path.stat().st_size for path in folder.rglob("*.*")) <= 30_000
+    folder = capture_all(cached(tmp_path / "c", budget="32kB"))
+    assert sum(path.stat().st_size for path in folder.rglob("*.*")) <= 32_000
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 100}))
     with pytest.raises(CacheError, match="the disk has 100 B free"):
         cached(tmp_path / "d").capture()
@@ -371,52 +370,6 @@ def test_visits_are_handed_on_and_rows_are_those_of_the_run() -> None:
     look = Visits(seed=3, views=2)
     CalibratedTeacher(EnsembleTeacher([inner])).foresee(look)
     assert inner._visits is look
-
-
-class _OfTheBatch(nn.Module):
-    """Answers with statistics of the batch, or by a sample's place in it."""
-
-    def __init__(self, by_place: bool) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.read = nn.Linear(64, 10)
-        self.norm = nn.BatchNorm1d(10, track_running_stats=False)
-        self.by_place = by_place
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        said: torch.Tensor = self.read(images.flatten(1))
-        return said + torch.arange(len(said))[:, None] if self.by_place else self.norm(said)
-
-
-@pytest.mark.parametrize("by_place", [False, True])
-def test_a_teacher_that_looks_at_the_rest_of_the_batch_is_refused(
-    by_place: bool, tmp_path: Path
-) -> None:
-    with pytest.raises(CacheError, match="with the samples beside it in a batch"):
-        cached(tmp_path / "c", LiveTeacher(_OfTheBatch(by_place))).capture()
-    assert list(tmp_path.iterdir()) == []
-
-
-class _RoundedOtherwise(nn.Module):
-    """Has last bits that depend on a sample's place, as kernels of large batches may."""
-
-    def __init__(self, size: float) -> None:
-        super().__init__()
-        self.inner, self.size = network(), size
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        said: torch.Tensor = self.inner(images)
-        return said * (1 + self.size * (torch.arange(len(said)) % 2))[:, None]
-
-
-def test_last_bits_that_depend_on_the_batch_are_said(tmp_path: Path) -> None:
-    lines: list[str] = []
-    teacher = cached(tmp_path / "c", LiveTeacher(_RoundedOtherwise(1e-3)), say=lines.append)
-    teacher.ask(epoch(digits())[0])
-    assert "the samples beside one change its answer by up to 0.001" in lines[-1]
-    assert "not bit for bit" in lines[-1]
-    said = "\n".join(explain(teacher.folder, read_manifest(teacher.folder)))
-    assert "by up to 0.001 of the largest number: equal to the live teacher to that" in said
 
 
 def test_a_missing_shard_of_a_later_view_is_told_at_once(tmp_path: Path) -> None:

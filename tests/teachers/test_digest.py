@@ -140,39 +140,67 @@ def test_parts_keep_their_boundaries():
 
 
 class _Softened(nn.Module):
-    def __init__(self, by: int, how: str = "mean") -> None:
+    def __init__(self, by: int, how: str = "mean", device: str = "cpu") -> None:
         super().__init__()
-        self.read, self.by, self.how, self.calls = nn.Linear(3, 2), by, how, 0
+        self.read, self.by, self.how, self.device = nn.Linear(3, 2), by, how, device
+        self.calls, self.seconds, self.seen, self.last = 0, 0.0, [], None
         nn.init.ones_(self.read.weight)
         nn.init.zeros_(self.read.bias)
 
+    @torch.no_grad()
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         self.calls += 1
-        return self.read(rows) / self.by
+        self.seconds += 0.5
+        self.seen.append(len(rows))
+        self.last = "asked"
+        return self._finish(self.read(rows))
+
+    def _finish(self, said: torch.Tensor) -> torch.Tensor:
+        return said / self.by
 
 
-class _Hardened(_Softened):
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        return self.read(rows) * self.by
+def _edited(name: str, method: Callable[..., Any]) -> type[nn.Module]:
+    """The same class with another text of a method."""
+    kind = type("_Softened", (_Softened,), {name: method, "__module__": __name__})
+    kind.__qualname__ = _Softened.__qualname__
+    return kind
 
 
-def test_settings_that_are_not_printed_count_and_counters_do_not() -> None:
+def test_settings_that_are_not_printed_count_and_what_moves_with_use_does_not() -> None:
     first = module_digest(_Softened(1))
     assert first != module_digest(_Softened(2))
     assert first != module_digest(_Softened(1, "max"))
+    assert first == module_digest(_Softened(1, device="cuda"))
     asked = _Softened(1)
     asked(torch.ones(1, 3))
     assert module_digest(asked) == first
 
 
-def test_the_code_of_forward_counts() -> None:
-    _Hardened.__qualname__ = _Softened.__qualname__  # the same class, edited
-    assert module_digest(_Softened(1)) != module_digest(_Hardened(1))
+def test_the_code_of_forward_and_of_what_it_calls_counts() -> None:
+    first = module_digest(_Softened(1))
+    assert module_digest(_edited("unused", lambda self: 1)(1)) == first
+    decorated = torch.no_grad()(lambda self, rows: self._finish(-self.read(rows)))
+    for name, method in {
+        "forward": decorated,
+        "_finish": lambda self, said: said * self.by,
+    }.items():
+        assert module_digest(_edited(name, method)(1)) != first, name
 
 
 def _rule(above: float, name: str = "x", client: object = None) -> Callable[..., Any]:
+    calls = 0
+
     def rule(rows: Any, scale: float = 1.0) -> Any:
+        nonlocal calls
+        calls += 1
         return (rows > above, name, client, scale)
+
+    return rule
+
+
+def _around(inner: Callable[..., Any]) -> Callable[..., Any]:
+    def rule(rows: Any) -> Any:
+        return inner(rows)
 
     return rule
 
@@ -191,10 +219,27 @@ def test_rules_that_hold_other_values_have_other_digests() -> None:
     assert rule_digest(_rule(1.0)) != rule_digest(_rule(2.0))
     assert rule_digest(_rule(1.0, client=object())) == rule_digest(_rule(1.0, client=object()))
     assert rule_digest(lambda rows: rows) != rule_digest(lambda rows: -rows)
+    assert rule_digest(_around(_rule(1.0))) == rule_digest(_around(_rule(1.0)))
+    assert rule_digest(_around(_rule(1.0))) != rule_digest(_around(_rule(2.0)))
     part = partial(_rule(1.0), scale=2.0)
     assert rule_digest(part) != rule_digest(partial(_rule(1.0), scale=3.0))
-    used = _Rule(1.0)
-    used(0)
-    assert rule_digest(used) == rule_digest(_Rule(1.0)) != rule_digest(_Rule(2.0))
-    assert rule_digest(used.__call__) != rule_digest(_Rule(2.0).__call__)
-    assert rule_digest(len)  # has no code that can be read
+
+
+def test_a_rule_has_the_same_digest_after_it_was_used() -> None:
+    for make in (lambda: _rule(1.0), lambda: _Rule(1.0), lambda: _Rule(1.0).__call__):
+        used = make()
+        before = rule_digest(used)
+        used(0)
+        assert rule_digest(used) == before == rule_digest(make())
+    assert rule_digest(_Rule(1.0)) != rule_digest(_Rule(2.0))
+    assert rule_digest(_Rule(1.0).__call__) != rule_digest(_Rule(2.0).__call__)
+
+
+def test_rules_without_code_or_with_an_empty_cell_have_a_digest() -> None:
+    def early() -> Any:
+        return late
+
+    assert rule_digest(early)
+    late = 1
+    for rule in (len, np.tanh, torch.relu, nn.Linear, partial(partial(len))):
+        assert rule_digest(rule)

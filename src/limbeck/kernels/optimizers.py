@@ -8,6 +8,7 @@ work and need none of it, so these classes call them; hooks, states and checkpoi
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import optim
 
-_TORCH = str(Path(torch.__file__).parent)
+_TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 
 
 def beneath(method: Callable[..., Any]) -> Callable[..., Any]:

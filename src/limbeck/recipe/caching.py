@@ -57,7 +57,8 @@ def cache_recipe(
         raise CacheError("--repair captures; leave out --info and --verify, which do not")
     if isinstance(source, str | Path) and Path(source).is_dir():
         if not looking:
-            raise CacheError(f"{source}: a folder is not captured; give a recipe, or say --info")
+            wish = "--repair needs the recipe" if repair else "give a recipe, or say --info"
+            raise CacheError(f"{source}: a folder is not captured; {wish}")
         _look(Path(source), info, check, say)
         return [Path(source)]
     recipe = source if isinstance(source, Recipe) else load_recipe(source, overrides)
@@ -84,7 +85,8 @@ def cache_recipe(
 def _capture(cache: CachedTeacher, repair: bool, say: Say) -> None:
     if repair and (cache.folder / NAME).exists():
         files = cache.repair()
-        say(f"{cache.name}: captures again: {', '.join(files)}" if files else "nothing is damaged")
+        told = f"captures again: {', '.join(files)}" if files else "nothing is damaged"
+        cache.tell(told)
     for view in range(cache.num_views):
         manifest = cache.capture(view)
     verify(cache.folder, manifest, _nobody)  # also what was there before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 import hashlib
 import inspect
@@ -14,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-_LIBRARIES = {"torch", "torchvision", "timm", "transformers"}  # what they do, their printout says
+# What modules of these do, their printout says.
+_LIBRARIES = {"limbeck", "torch", "torchvision", "timm", "transformers"}
+_NO_MATTER = {"device", "name_or_path"}  # where a module lies, or came from
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 # Settings of an estimator that change how fast or how loudly it answers, never what it answers.
 _SILENT = {"n_jobs", "verbose", "_n_threads", "n_features_in_", "feature_names_in_"}
@@ -31,9 +34,9 @@ def module_digest(module: nn.Module) -> str:
     """Return the sha256 over a module's class, structure, settings and sorted state dict.
 
     The printed structure is part of it: two networks can have the same weights and another
-    activation. So are, for classes that are no library's, public attributes that are plain values
-    (whole numbers only where the constructor takes them: others may be counters) and, outside of
-    Limbeck, the code of ``forward``. Devices, memory formats and training flags are not.
+    activation. So are, for classes that are no library's, what the constructor takes and keeps as
+    a plain value, and the code of constructor, ``forward`` and the methods that they name.
+    Devices, memory formats and training flags are not.
     """
     digest = hashlib.sha256()
     digest.update(f"{_class_name(module)}|{_ADDRESS.sub('', repr(module))}".encode())
@@ -51,31 +54,46 @@ def module_digest(module: nn.Module) -> str:
 
 def _settings_of(part: nn.Module) -> Iterator[str]:
     """Yield what decides a module's answers beside its weights and its printout."""
-    kind = type(part)
-    library = kind.__module__.split(".")[0]
-    if library in _LIBRARIES:
+    if _is_librarys(type(part)):
         return
-    for name, value in _plain_attributes(part):
-        if name != "training":
-            yield f"{name}={value!r}"
-    code = getattr(kind.forward, "__code__", None)
-    if library != "limbeck" and code is not None:
-        walk = _Walk()
-        walk.visit(_code_parts(code))
-        yield walk.digest.hexdigest()
+    for name, value in _kept_settings(part):
+        yield f"{name}={value!r}"
+    walk = _Walk()
+    walk.visit(_codes_of(type(part), "forward"))
+    yield walk.digest.hexdigest()
 
 
-def _plain_attributes(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield public attributes that are plain; whole numbers only where the constructor takes them.
+def _is_librarys(value: Any) -> bool:
+    return (getattr(value, "__module__", None) or "").split(".")[0] in _LIBRARIES
 
-    Others may be counters, which say nothing of what is answered.
-    """
-    taken = inspect.signature(type(value).__init__).parameters
-    for name, one in sorted(getattr(value, "__dict__", {}).items()):
-        counts = isinstance(one, int) and not isinstance(one, bool) and name not in taken
-        told = one is not None and not name.startswith("_")  # None may be filled when it is used
-        if told and not counts and _is_plain(one):
+
+def _kept_settings(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what the constructor took and kept under its name; other attributes may be counters."""
+    for name in sorted(inspect.signature(type(value).__init__).parameters):
+        one = getattr(value, "__dict__", {}).get(name)
+        if one is not None and name not in _NO_MATTER and _is_plain(one):
             yield name, one
+
+
+def _codes_of(kind: type, first: str) -> list[Any]:
+    """Return the code of a class's constructor, of a method, and of methods that they name."""
+    wanted, found = ["__init__", first], {}
+    while wanted:
+        name = wanted.pop()
+        member = inspect.getattr_static(kind, name, None)
+        member = getattr(member, "fget", None) or getattr(member, "__func__", member)
+        function = inspect.unwrap(member) if callable(member) else None
+        code = getattr(function, "__code__", None)
+        if name in found or code is None or _is_librarys(function):
+            continue
+        found[name] = _code_parts(code)
+        wanted += _names_in(code)
+    return sorted(found.items())
+
+
+def _names_in(code: CodeType) -> list[str]:
+    inner = [name for c in code.co_consts if isinstance(c, CodeType) for name in _names_in(c)]
+    return [*code.co_names, *inner]
 
 
 def _is_plain(value: Any) -> bool:
@@ -131,30 +149,54 @@ def function_digest(function: Callable[..., Any]) -> str:
 def rule_digest(function: Callable[..., Any]) -> str:
     """Return the sha256 over a function's code and the plain values that it holds.
 
-    These are defaults, its closure's, a partial's, a callable object's. Other objects count by
-    their classes: a client or a model may change as it is used.
+    These are defaults, a partial's, what a callable object's constructor took and kept, and what a
+    closure holds and does not change; functions in it count likewise. Other objects count by their
+    classes: a client or a model may change as it is used.
     """
-    held: list[tuple[str, Any]] = []
-    if isinstance(function, functools.partial):
-        held += [("partial of", rule_digest(function.func))]
-        held += [
-            *((str(i), one) for i, one in enumerate(function.args)),
-            *function.keywords.items(),
-        ]
-    elif not hasattr(function, "__code__") and not isinstance(function, type):
-        held += _plain_attributes(function)
-        function = type(function).__call__
-    elif inspect.ismethod(function):
-        held += _plain_attributes(function.__self__)
-    held += [("default", one) for one in getattr(function, "__defaults__", None) or ()]
-    held += (getattr(function, "__kwdefaults__", None) or {}).items()
-    held += [("held", cell.cell_contents) for cell in getattr(function, "__closure__", None) or ()]
     walk = _Walk()
-    walk.visit(_code_parts(getattr(function, "__code__", None)))
-    for name, one in held:
-        whole = _is_plain(one) or isinstance(one, np.ndarray | np.generic | Tensor)
-        walk.visit([name, one if whole else _class_name(one)])
+    walk.visit(_rule_parts(function, ()))
     return walk.digest.hexdigest()
+
+
+def _rule_parts(function: Any, around: tuple[int, ...]) -> list[Any]:
+    if id(function) in around:
+        return ["itself"]
+    around = (*around, id(function))
+    if isinstance(function, functools.partial):
+        held = [*enumerate(function.args), *sorted(function.keywords.items())]
+        return [_rule_parts(function.func, around), *_held(held, around)]
+    owner = getattr(function, "__self__", None)
+    if owner is not None and inspect.ismethod(function):
+        settings = list(_kept_settings(owner))
+        return [_codes_of(type(owner), function.__name__), *_held(settings, around)]
+    if not hasattr(function, "__code__"):  # a callable object, or compiled
+        settings = list(_kept_settings(function)) if hasattr(function, "__dict__") else []
+        codes = [] if isinstance(function, type) else _codes_of(type(function), "__call__")
+        return [_class_name(function), codes, *_held(settings, around)]
+    held = [*enumerate(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).items()]
+    return [_code_parts(function.__code__), *_held([*held, *_closure_of(function)], around)]
+
+
+def _closure_of(function: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what a function holds and does not itself put anew: that may be a counter."""
+    changed = {one.argval for one in dis.get_instructions(function) if one.opname == "STORE_DEREF"}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            value = cell.cell_contents
+        except ValueError:  # not filled yet
+            continue
+        if name not in changed and not isinstance(value, list):
+            yield name, value
+
+
+def _held(values: Iterable[tuple[Any, Any]], around: tuple[int, ...]) -> Iterator[list[Any]]:
+    for name, value in values:
+        if _is_plain(value) or isinstance(value, np.ndarray | np.generic | Tensor):
+            yield [str(name), value]
+        elif hasattr(value, "__code__") or isinstance(value, functools.partial):
+            yield [str(name), _rule_parts(value, around)]
+        else:
+            yield [str(name), _class_name(value)]
 
 
 def _code_parts(code: CodeType | None) -> Any:

@@ -13,7 +13,7 @@ from limbeck.teachers.cache.codec import Codec
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 _A_SHARD, _A_TENSOR = 1024, 150  # a shard's header, and its lines in the manifest
-_MANIFEST = 2048  # beside these lines
+_A_VIEW, _MANIFEST = 1024, 2048  # what the manifest says of a view, and of all
 
 
 def as_bytes(value: int | str | None) -> int | None:
@@ -72,7 +72,7 @@ class Sizes:
     def bytes(self) -> int:
         """Most bytes in all."""
         shards = -(-self.rows // self.shard_rows)
-        beside = shards * (_A_SHARD + _A_TENSOR * self.tensors)
+        beside = shards * (_A_SHARD + _A_TENSOR * self.tensors) + _A_VIEW
         return self.views * (self.row_bytes * self.rows + beside) + _MANIFEST
 
 

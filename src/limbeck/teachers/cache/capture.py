@@ -29,9 +29,9 @@ from limbeck.teachers.cache.drawing import (
     conditions,
     drawn,
     in_other_company,
-    picked,
 )
 from limbeck.teachers.cache.forms import Block, decode, encode, join, ready, row_bytes
+from limbeck.teachers.cache.info import moved
 from limbeck.teachers.cache.key import Key
 from limbeck.teachers.cache.lock import locked
 from limbeck.teachers.cache.manifest import NAME, Manifest, read_manifest
@@ -111,7 +111,7 @@ class Capture:
                 probe.tensors,
                 self.num_views - len(there),
             ),
-            read_manifest(self.folder).bytes if self._exists() else 0,
+            self._bytes_there(),
             self._half_captured(there),
             self.budget,
             self.codec,
@@ -126,7 +126,14 @@ class Capture:
             f"asks the teacher about view {view} ({view + 1} of {self.num_views}): "
             f"{len(self.rows):,} samples, kept as {self.codec.describe()} in {self.folder}"
         )
+        if not probe.stable:
+            self.say(f"view {view}: {moved(probe.gap)}")
         return True
+
+    def _bytes_there(self) -> int:
+        if not self._exists():
+            return 0
+        return read_manifest(self.folder).bytes + (self.folder / NAME).stat().st_size
 
     def _half_captured(self, there: set[int]) -> int:
         """Return the bytes of shards that an interrupted capture left."""
@@ -214,20 +221,31 @@ class Capture:
         dense, block = self._answer(batch, view)
         classes = dense.logits.shape[-1]
         most = row_bytes(block, self.codec, len(dense.logits), classes)
-        rows = in_other_company(len(dense.logits))
-        again, _ = self._answer(picked(batch, rows), view)
+        steps = self.data.augment_eval if self.clean else self.data.augment_train
+        other, rows = in_other_company(batch, steps)
+        again, _ = self._answer(other, view)
         gap = max(
-            apart(b, a.index_select(0, rows))
-            for a, b in zip(_tensors(dense), _tensors(again), strict=True)
+            self._apart(name, b, a.index_select(0, rows))
+            for (name, a), b in zip(_tensors(dense), (t for _, t in _tensors(again)), strict=True)
         )
         if gap > _NO_ROUNDING:
+            much = "beyond bounds" if math.isinf(gap) else f"by {gap:.0%}"
             raise CacheError(
-                f"cache {self.folder}: the teacher's answer about a sample changes by {gap:.0%} "
-                "of the largest number with the samples beside it in a batch (statistics of the "
-                "batch? dropout?), so that no answer of it can be kept; give a teacher that looks "
-                "at each sample by itself"
+                f"cache {self.folder}: the teacher's answer about a sample changes {much} with the "
+                "samples beside it in a batch (statistics of the batch? padding? dropout?), so "
+                "that no answer of it can be kept; give a teacher that looks at each sample by "
+                "itself"
             )
         return Probe(classes, most, rows_in_shard(most, self.visits.rows), len(block), gap)
+
+    def _apart(self, name: str, found: Tensor, expected: Tensor) -> float:
+        if found.shape != expected.shape:
+            raise CacheError(
+                f"cache {self.folder}: {name} has another size in another batch "
+                f"({list(found.shape)[1:]} and {list(expected.shape)[1:]}: texts of other "
+                "lengths?), so that its rows cannot be kept side by side; choose other taps"
+            )
+        return apart(found, expected)
 
     def _header(self, view: int, number: int, probe: Probe) -> dict[str, Any]:
         start = number * probe.shard_rows
@@ -282,7 +300,8 @@ class Capture:
 
 
 _NOT_ROWS = ("packed", "starts")
-_NO_ROUNDING = 0.05  # of the largest number; a teacher in bfloat16 stays below
+_NO_ROUNDING = 0.05  # of a number's size; a teacher in bfloat16 stays below
+_NOTHING = 1e-6  # numbers below it are noise
 
 
 @dataclass(frozen=True)
@@ -294,7 +313,7 @@ class Probe:
         row_bytes: most bytes of a sample.
         shard_rows: rows of a full shard.
         tensors: of a shard.
-        gap: how far an answer moves with the rest of its batch, a share of the largest number.
+        gap: how far an answer moves with the rest of its batch, a share of its size.
     """
 
     classes: int
@@ -316,17 +335,24 @@ def _random_numbers_kept() -> Iterator[None]:
         yield
 
 
-def _tensors(outputs: Outputs) -> list[Tensor]:
-    return [outputs.logits, *outputs.features.values(), *outputs.attentions.values()]
+def _tensors(outputs: Outputs) -> list[tuple[str, Tensor]]:
+    return [("logits", outputs.logits), *outputs.features.items(), *outputs.attentions.items()]
 
 
 def apart(found: Tensor, expected: Tensor) -> float:
-    """Return the largest difference, as a share of the largest number; 0 for the same bits."""
+    """Return the largest difference relative to a number's own size; 0 for the same bits.
+
+    That is its magnitude and the tensor's median one together: near 0 the latter counts, and a
+    class that is masked by a huge number hides no other.
+    """
     same = (found == expected) | (found.isnan() & expected.isnan())
     if bool(same.all()):
         return 0.0
-    size = expected[expected.isfinite()].abs().amax() if bool(expected.isfinite().any()) else 0.0
-    gap = float((found - expected)[~same].abs().amax() / size)
+    sizes = expected.double().abs()
+    usual = sizes[expected.isfinite() & (sizes > 0)]
+    middle = float(usual.median()) if len(usual) else 0.0
+    gaps = (found.double() - expected.double()).abs() / (sizes + middle + _NOTHING)
+    gap = float(gaps[~same].max())
     return math.inf if math.isnan(gap) else gap
 
 

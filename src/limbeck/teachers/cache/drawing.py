@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.data.batch import Batch, Draw
+from limbeck.data.augment import Augment
+from limbeck.data.batch import Batch, Draw, take_rows
 from limbeck.data.bundle import DataBundle
 from limbeck.data.mixing import shown
 from limbeck.data.prefetch import prefetch
+from limbeck.data.tokens import MASK, trim
 from limbeck.teachers.visits import Visits
 
 _FEW = 8
@@ -53,27 +55,20 @@ def drawn(
         yield batch.replace(inputs=inputs, draw=draw)
 
 
-def in_other_company(rows: int) -> Tensor:
-    """Return which rows of a batch to ask about again, int64 ``[rows]``: few, at all places.
+def in_other_company(batch: Batch, steps: Augment) -> tuple[Batch, Tensor]:
+    """Return a batch of a few of a batch's samples, at all places, and which they are.
 
-    Whatever looks at the rest of the batch, or at a sample's place in it, then answers otherwise.
+    Whatever looks at the rest of the batch, at its padding or at a sample's place in it, then
+    answers otherwise. Of texts the shortest are taken, so that there is less padding.
     """
-    few = max(1, min(_FEW, rows // 2))
-    return (torch.arange(rows) % few).flip(0)
-
-
-def picked(batch: Batch, rows: Tensor) -> Batch:
-    """Return a batch of some samples of a batch, in the order given."""
-
-    def these(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value.index_select(0, rows)
-        if isinstance(value, Mapping):
-            return {key: these(item) for key, item in value.items()}
-        return type(value)(map(these, value)) if isinstance(value, list | tuple) else value
-
-    names = ("inputs", "targets", "index")
-    return batch.replace(**{name: these(getattr(batch, name)) for name in names}, draw=batch.draw)
+    size = len(batch)
+    few = torch.arange(max(1, min(_FEW, size // 2)))
+    mask = batch.inputs.get(MASK) if isinstance(batch.inputs, Mapping) else None
+    if mask is not None:
+        few = mask.flatten(1).sum(1).argsort(stable=True)[: len(few)]
+    rows = few[torch.arange(size) % len(few)].flip(0)
+    other = take_rows(batch, rows)
+    return (other.replace(inputs=trim(other.inputs)) if steps.steps.trim else other), rows
 
 
 def conditions(visits: Visits, device: torch.device) -> dict[str, Any]:

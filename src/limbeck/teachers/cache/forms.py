@@ -108,10 +108,10 @@ def _encode_feature(name: str, value: Tensor, form: FeatureForm) -> Block:
 
 
 def _shares_a_scale(value: Tensor) -> list[int]:
-    """Return over which dimensions of a feature numbers share a scale; never over channels.
+    """Return over which dimensions of a feature numbers share a scale: all but the second.
 
     Of three dimensions, tokens ``[batch, places, channels]`` or ``[batch, channels, length]``,
-    each place has its own too, so that either may be the channels'.
+    over samples alone, so that either may be the channels'.
     """
     return [0] if value.dim() == 3 else [dim for dim in range(value.dim()) if dim != 1]
 

@@ -47,7 +47,7 @@ def difference_note(entry: Mapping[str, Any], now: Mapping[str, Any]) -> str | N
     """
     captured = entry["conditions"]
     other = [name for name in captured if captured[name] != now.get(name)]
-    if other:
+    if other and entry["stable"]:
         told = ", ".join(f"{name} {captured[name]} (now {now.get(name)})" for name in other)
         return f"captured with {told}: equal to the live teacher to {_ROUNDING}, not bit for bit"
     if not entry["stable"]:
@@ -58,10 +58,14 @@ def difference_note(entry: Mapping[str, Any], now: Mapping[str, Any]) -> str | N
 _ROUNDING = "rounding, in float32 about 1e-6 of the largest logit"
 
 
-def _moved(entry: Mapping[str, Any]) -> str:
-    gap = entry.get("gap")  # not told by captures of early versions
-    much = "in last bits" if gap is None else f"by up to {gap:.1g} of the largest number"
+def moved(gap: float | None) -> str:
+    """Say how far the rest of a batch moves an answer; None: an early version did not measure."""
+    much = "in last bits" if gap is None else f"by up to {gap:.1g} of its size"
     return f"the samples beside one change its answer {much}: equal to the live teacher to that"
+
+
+def _moved(entry: Mapping[str, Any]) -> str:
+    return moved(entry.get("gap"))
 
 
 def _inputs(key: Mapping[str, Any], views: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from limbeck.data.samples import ConcatSamples, Samples
 from limbeck.errors import CacheError
 
 _ADVICE: Mapping[str, str] = {
-    "teacher": "give the teacher (weights, normalisation, precision) that was captured",
+    "teacher": "give the teacher (weights, normalisation, precision, code) that was captured",
     "data": "give the data (samples, their order, labels, splits) that were captured",
     "inputs": "say the same of inputs (views or clean)",
     "augmentation": "use the augmentation that was captured",

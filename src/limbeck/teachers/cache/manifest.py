@@ -26,9 +26,10 @@ class Manifest:
         about: for people: descriptions of teacher, data and codec.
         rows: samples in each view.
         classes: outputs of a sample's logits.
-        views: by number: "conditions" of the capture, "stable" (whether the order of a batch
-            changed no bit), "piece" (rows asked about at once), "measured" (bytes and divergence),
-            and "shards": file, rows, bytes and sha256 of each. Only finished views are listed.
+        views: by number: "conditions" of the capture, "stable" (whether the rest of a batch
+            changed no bit), "gap" (how much of its size it changed an answer), "piece" (rows asked
+            about at once), "measured" (bytes and divergence), and "shards": file, rows, bytes and
+            sha256 of each. Only finished views are listed.
     """
 
     key: Mapping[str, Any]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from limbeck.teachers.cache.codec import Codec
 from limbeck.teachers.cache.forms import Block, decode, join, ready
 from limbeck.teachers.cache.key import Key
 from limbeck.teachers.cache.manifest import Manifest
-from limbeck.teachers.cache.shards import check_present, check_shard, map_shard
+from limbeck.teachers.cache.shards import check_present, check_shard, map_shard, shard_file
 
 IN_MEMORY = 256 * 1024 * 1024
 """Bytes up to which a view is held in memory in one piece; a larger one stays mapped by shard."""
@@ -83,8 +83,8 @@ def open_part(
 
 def see_all_present(folder: Path, manifest: Manifest) -> None:
     """Raise CacheError where a shard of any view is missing or has another size."""
-    for entry in manifest.views.values():
-        for shard in entry["shards"]:
+    for view in map(int, manifest.views):
+        for shard, _ in _places(folder, manifest, view):
             check_present(folder, shard)
 
 
@@ -92,7 +92,7 @@ def damaged(folder: Path, manifest: Manifest) -> dict[int, list[str]]:
     """Return the files of shards that are missing, damaged or out of place, by view."""
     found: dict[int, list[str]] = {}
     for view in map(int, manifest.views):
-        for shard, place in _places(manifest, view):
+        for shard, place in _places(folder, manifest, view):
             try:
                 check_shard(folder, shard, place)
             except CacheError:
@@ -102,17 +102,29 @@ def damaged(folder: Path, manifest: Manifest) -> dict[int, list[str]]:
 
 def _check(folder: Path, manifest: Manifest, view: int) -> None:
     """Raise CacheError unless every shard of a view is what, and where, the manifest says."""
-    for shard, place in _places(manifest, view):
+    for shard, place in _places(folder, manifest, view):
         check_shard(folder, shard, place)
 
 
-def _places(manifest: Manifest, view: int) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """Yield what the manifest says of each shard of a view, and what it must say of itself."""
+def _places(
+    folder: Path, manifest: Manifest, view: int
+) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Return what the manifest says of each shard of a view, and what it must say of itself."""
     cache, begin = Key(manifest.key).digest, 0
-    for shard in manifest.views[str(view)]["shards"]:
+    found: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = []
+    for number, shard in enumerate(manifest.views[str(view)]["shards"]):
         end = begin + shard["rows"]
-        yield shard, {"cache": cache, "view": view, "begin": begin, "end": end}
+        found.append((shard, {"cache": cache, "view": view, "begin": begin, "end": end}))
         begin = end
+        if shard["file"] != shard_file(view, number):
+            begin = -1
+            break
+    if begin != manifest.rows:
+        raise CacheError(
+            f"cache {folder}: its manifest lists other shards than view {view} has; delete the "
+            "folder and capture anew"
+        )
+    return found
 
 
 def verify(folder: Path, manifest: Manifest, say: Callable[[str], None]) -> None:

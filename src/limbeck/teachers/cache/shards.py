@@ -18,7 +18,10 @@ from limbeck.files import write_bytes
 
 SHARD_ROWS = 4096
 SHARD_BYTES = 16 * 1024 * 1024
-_RENEW = "repair it (limbeck cache RECIPE --repair), or delete the folder and capture anew"
+_RENEW = (
+    "repair it (limbeck cache RECIPE --repair; CachedTeacher.repair), or delete the folder and "
+    "capture anew"
+)
 _HEADER = "limbeck"  # one entry: safetensors writes several in no fixed order
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from limbeck.data.batch import Batch, first_tensor, move
 from limbeck.errors import CacheError, TeacherError, unknown
+from limbeck.files import storage_errors
 from limbeck.taps.outputs import Outputs
 from limbeck.teachers.answered_maps import moved_maps
 from limbeck.teachers.base import Teacher
@@ -217,7 +218,7 @@ class CachedTeacher(Teacher):
             entry = manifest.views[str(view)]
             note = difference_note(entry, conditions(self._visits, self._device))
             if note is not None and self._keeps_all:
-                self._tell(f"view {view}: {note}")
+                self.tell(f"view {view}: {note}")
         return self._parts[view]
 
     @property
@@ -243,7 +244,7 @@ class CachedTeacher(Teacher):
         elif self._folder is None and self._visits.rank == 0:
             other = nearest(key)
             if other is not None:
-                self._tell(other)
+                self.tell(other)
         data = self._bound()
         return Capture(
             folder=folder,
@@ -261,11 +262,14 @@ class CachedTeacher(Teacher):
             device=self._device,
             budget=self.budget,
             num_views=max(self.num_views, view + 1),
-            say=self._tell,
+            say=self.tell,
         ).take(view)
 
     def repair(self) -> list[str]:
         """Take out what is damaged, so that the next capture asks about these samples again.
+
+        That is about their shards alone under the conditions of the first capture (batch size,
+        threads, device, torch), about the whole view under others. Every rank must call it.
 
         Returns:
             the files of shards that were missing, damaged or out of place.
@@ -273,18 +277,28 @@ class CachedTeacher(Teacher):
         Raises:
             CacheError: there is no cache, one of something else, or its manifest is damaged.
         """
+        files: list[str] = self._visits.lead(self._take_out)
+        self._drop()
+        return files
+
+    def _take_out(self) -> list[str]:
         folder = self.folder
         self.key().refuse_other(read_manifest(folder).key, str(folder))
-        with locked(folder, self._tell):
+        with locked(folder, self.tell), storage_errors(folder):
             manifest = read_manifest(folder)
             found = damaged(folder, manifest)
+            for view in found:
+                note = difference_note(
+                    manifest.views[str(view)], conditions(self._visits, self._device)
+                )
+                if note is not None:
+                    self.tell(f"view {view}: {note}; all of it is asked about again")
             if found:
                 manifest.without_views(found).write(folder)
             files = [file for view in found.values() for file in view]
             for file in files:
                 (folder / file).unlink(missing_ok=True)
-        self._drop()
-        return files
+            return files
 
     def key(self) -> Key:
         """Return what decides the cache's content: known after ``bind`` and ``set_taps``."""
@@ -309,7 +323,8 @@ class CachedTeacher(Teacher):
             raise TeacherError(f"teachers.{self.name}: bind the cache to data first")
         return self._data
 
-    def _tell(self, line: str) -> None:
+    def tell(self, line: str) -> None:
+        """Say a line for a person, once among all ranks."""
         if self.say is None:
             _log.info("teacher %s: %s", self.name, line)
         elif self._visits.rank == 0:
