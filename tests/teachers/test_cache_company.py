@@ -58,6 +58,11 @@ def test_last_bits_that_depend_on_the_batch_are_said(tmp_path: Path) -> None:
     teacher.ask(epoch(digits())[0])
     assert "the samples beside one change its answer by up to 0.0" in lines[-1]
     assert "not bit for bit" in lines[-1]
+    lines.clear()
+    (teacher.folder / "view-0000" / "00000.safetensors").unlink()
+    assert len(teacher.repair()) == 1
+    assert lines == []  # the conditions are the same: no more is asked about than that shard
+    teacher.capture()
     said = "\n".join(explain(teacher.folder, read_manifest(teacher.folder)))
     assert "of its size: equal to the live teacher to that" in said
 

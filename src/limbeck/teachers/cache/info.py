@@ -45,14 +45,20 @@ def difference_note(entry: Mapping[str, Any], now: Mapping[str, Any]) -> str | N
         entry: the manifest's, of a view that is kept as it was answered.
         now: conditions of the run.
     """
-    captured = entry["conditions"]
-    other = [name for name in captured if captured[name] != now.get(name)]
+    other = other_conditions(entry, now)
     if other and entry["stable"]:
-        told = ", ".join(f"{name} {captured[name]} (now {now.get(name)})" for name in other)
-        return f"captured with {told}: equal to the live teacher to {_ROUNDING}, not bit for bit"
+        return f"{other}: equal to the live teacher to {_ROUNDING}, not bit for bit"
     if not entry["stable"]:
         return f"{_moved(entry)}, not bit for bit"
     return None
+
+
+def other_conditions(entry: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Name the conditions of a view's capture that are others now; None: all are the same."""
+    captured = entry["conditions"]
+    other = [name for name in captured if captured[name] != now.get(name)]
+    told = ", ".join(f"{name} {captured[name]} (now {now.get(name)})" for name in other)
+    return f"captured with {told}" if other else None
 
 
 _ROUNDING = "rounding, in float32 about 1e-6 of the largest logit"

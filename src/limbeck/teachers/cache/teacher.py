@@ -20,7 +20,7 @@ from limbeck.teachers.cache.budget import as_bytes
 from limbeck.teachers.cache.capture import Capture
 from limbeck.teachers.cache.codec import Codec, as_codec
 from limbeck.teachers.cache.drawing import conditions
-from limbeck.teachers.cache.info import difference_note
+from limbeck.teachers.cache.info import difference_note, other_conditions
 from limbeck.teachers.cache.key import Key, make_key, views_differ
 from limbeck.teachers.cache.lock import locked
 from limbeck.teachers.cache.lookup import Lookup, Place
@@ -288,11 +288,10 @@ class CachedTeacher(Teacher):
             manifest = read_manifest(folder)
             found = damaged(folder, manifest)
             for view in found:
-                note = difference_note(
-                    manifest.views[str(view)], conditions(self._visits, self._device)
-                )
-                if note is not None:
-                    self.tell(f"view {view}: {note}; all of it is asked about again")
+                now = conditions(self._visits, self._device)
+                other = other_conditions(manifest.views[str(view)], now)
+                if other is not None:
+                    self.tell(f"view {view}: {other}; all of it is asked about again")
             if found:
                 manifest.without_views(found).write(folder)
             files = [file for view in found.values() for file in view]
